@@ -1,0 +1,79 @@
+/* The boundary: what programs need to run a model, and nothing else.
+ *
+ * An engine is a loaded model on this machine, shared and read-only. A session is one sequence: its KV cache and position.
+ * The caller always hands over the full token list; the session reuses the longest common prefix it already holds.
+ * An engine may be used by one thread at a time (its worker pool runs one graph at a time). */
+#ifndef COLDSTREAM_ENGINE_H
+#define COLDSTREAM_ENGINE_H
+
+#include "core/core.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+#include "text/chat.h"
+
+struct engine;
+struct session;
+
+struct engine_options {
+    const char *model_path;
+    unsigned threads;        /* decode; 0: one per physical core */
+    unsigned threads_batch;  /* prompt; 0: as threads */
+    const char *isa;         /* "ref", "avx2", "avx512" or NULL: best */
+    uint32_t ubatch;         /* tokens computed together in a prompt; 0: 512 */
+    bool vocab_only;         /* tokenizer and metadata, no weights: sessions are refused */
+    bool no_direct_io;       /* read through the page cache */
+    bool no_nfc;             /* tokenizer without Unicode normalization */
+    struct log_sink log;
+    /* Called about ten times a second while weights are read; return true to cancel. May be NULL. */
+    bool (*on_load)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    void *on_load_ctx;
+};
+
+enum err engine_open(const struct engine_options *options, struct engine **out, struct reason *why) MUST_USE;
+void engine_close(struct engine **engine);
+
+const struct model *engine_model(const struct engine *e);
+const struct tokenizer *engine_tokenizer(const struct engine *e); /* NULL: the file has none */
+enum chat_family engine_chat_family(const struct engine *e);
+
+struct engine_info {
+    unsigned threads, threads_batch;
+    const char *isa;
+    uint64_t weight_bytes;  /* resident */
+    uint64_t scratch_bytes;
+    uint64_t kv_bytes_per_token;
+    uint64_t load_ns;
+    bool direct_io;         /* weights were read with O_DIRECT */
+};
+void engine_get_info(const struct engine *e, struct engine_info *out);
+
+/* ---- sessions --------------------------------------------------------------------------------------------------- */
+
+/* n_ctx tokens of KV room (0: the model's context length, at most 32768). Refused with the MiB when it cannot be had. */
+enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, struct reason *why) MUST_USE;
+void session_close(struct session **session);
+uint64_t session_capacity(const struct session *s);
+/* Tokens whose KV is held, and the tokens themselves (valid until the next call on this session). */
+uint64_t session_length(const struct session *s);
+const int32_t *session_tokens(const struct session *s);
+
+struct eval {
+    const int32_t *tokens; /* the whole sequence from position 0 */
+    uint64_t n;
+    uint64_t reused;       /* out: tokens that needed no work */
+    /* Called after each ubatch; return true to cancel (the work done so far stays usable). May be NULL. */
+    bool (*on_progress)(void *ctx, uint64_t done, uint64_t total);
+    void *ctx;
+    /* Called with the logits [n_vocab] of every newly computed position, in order. NULL: only the last is computed. With it,
+     * nothing is reused. */
+    void (*on_logits)(void *ctx, uint64_t position, const float *logits);
+};
+
+/* Bring the session to exactly `tokens`: drop what differs, compute the rest. Afterwards *logits (may be NULL) points at the
+ * last token's logits [n_vocab], valid until the next call on this session. At least one token. */
+enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) MUST_USE;
+
+/* Append one token: the decode step. */
+enum err session_append(struct session *s, int32_t token, const float **logits, struct reason *why) MUST_USE;
+
+#endif

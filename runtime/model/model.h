@@ -1,0 +1,107 @@
+/* An untrusted file becomes one validated `struct model`: shape, tensor directory, bound weights, tokenizer arrays.
+ *
+ * Containers (gguf.c now; safetensors.c, exl3.c later) end in the same struct. Opening reads metadata only, never weights.
+ * After model_open() succeeded every number here has been checked: extents match the shape, data ranges lie inside their
+ * files and do not overlap, row sizes are whole blocks, ids are below n_vocab. The struct is const and may be shared. */
+#ifndef COLDSTREAM_MODEL_H
+#define COLDSTREAM_MODEL_H
+
+#include "core/core.h"
+#include "core/tensor.h"
+
+enum { TENSOR_DIMS = 4 };
+
+struct model_tensor {
+    struct span name;
+    enum tensor_type type;
+    uint32_t n_dims;
+    uint64_t ne[TENSOR_DIMS]; /* ne[0] contiguous (columns), ne[1] rows, ne[2] experts; absent ones are 1 */
+    uint64_t row_bytes;
+    uint64_t bytes;           /* row_bytes * ne[1] * ne[2] * ne[3] */
+    uint32_t file;            /* index into model.files */
+    uint64_t offset;          /* from the start of that file */
+};
+
+struct model_file {
+    char *path;
+    int fd;         /* open for reading while the model is */
+    uint64_t bytes;
+};
+
+enum rope_scaling { ROPE_NONE, ROPE_LINEAR, ROPE_YARN };
+
+struct model_shape {
+    uint32_t n_layers;
+    uint32_t n_embd;        /* E */
+    uint32_t n_heads;       /* query heads */
+    uint32_t n_kv_heads;    /* divides n_heads */
+    uint32_t head_dim;      /* Dh: of q, k and v; even */
+    uint32_t n_experts;     /* X */
+    uint32_t n_experts_used;/* 1..X */
+    uint32_t n_ff;          /* F: width of one expert */
+    uint32_t n_vocab;       /* rows of the embedding and the head */
+    uint64_t context_length;
+    float rms_eps;
+    float rope_base;
+    enum rope_scaling rope_scaling;
+    float rope_factor;      /* >= a positive number; 1 = no scaling */
+    uint64_t rope_original_context;
+    float rope_attn_factor;
+};
+
+struct model_layer {
+    const struct model_tensor *attn_norm, *attn_q, *attn_k, *attn_v, *attn_output, *attn_q_norm, *attn_k_norm;
+    const struct model_tensor *ffn_norm, *router;     /* router [E, X] */
+    const struct model_tensor *gate, *up, *down;      /* [E,F,X] [E,F,X] [F,E,X]; up is NULL when gate is the merged [E,2F,X] */
+};
+
+/* Tokenizer arrays as the file stores them (byte-level BPE, stand-in characters); spans point into the model's own copy. */
+struct model_vocab {
+    size_t n_tokens;             /* 0: the file has no tokenizer */
+    const struct span *tokens;   /* [n_tokens] */
+    const int32_t *types;        /* [n_tokens]; 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte */
+    size_t n_merges;
+    const struct span *merges;   /* [n_merges] "left right" */
+    int32_t bos, eos, eot, pad;  /* -1: not given */
+    bool add_bos;
+    struct span model, pre;      /* "gpt2", "qwen2" */
+};
+
+/* One metadata value, for inspect and for family detection. */
+struct model_meta {
+    struct span key;
+    uint32_t type;         /* GGUF value type 0..12 */
+    uint32_t element_type; /* of an array */
+    uint64_t count;        /* elements of an array, else 1 */
+    struct span bytes;     /* raw little-endian payload: scalar bytes, string bytes, or first bytes of the array's elements */
+};
+
+struct model {
+    struct model_shape shape;
+    struct span architecture, name, chat_template; /* empty when absent */
+    struct model_vocab vocab;
+
+    const struct model_tensor *embedding, *output_norm;
+    const struct model_tensor *output; /* = embedding when the head is tied */
+    const struct model_layer *layers;  /* [shape.n_layers] */
+
+    size_t n_tensors;
+    const struct model_tensor *tensors; /* the whole directory, unknown extras included, in file order */
+    size_t n_meta;
+    const struct model_meta *meta;
+    size_t n_files;
+    const struct model_file *files;
+    uint32_t container_version; /* GGUF 2 or 3 */
+    uint64_t weight_bytes;      /* sum over `tensors` */
+    uint64_t n_parameters;      /* sum of extents */
+};
+
+/* `path`: a GGUF file or the first shard of a split. On failure *out is NULL and `why` names file, item and offset.
+ * need_weights false: accept vocabulary-only files (tokenize, template, inspect); layers, embedding... may then be NULL. */
+enum err model_open(const char *path, bool need_weights, struct model **out, struct reason *why) MUST_USE;
+void model_close(struct model **model);
+
+const struct model_meta *model_find_meta(const struct model *m, const char *key); /* NULL: absent */
+const struct model_tensor *model_find_tensor(const struct model *m, struct span name);
+
+#endif
