@@ -1,0 +1,26 @@
+/* The inside of an engine, for engine.c and session.c alone. */
+#ifndef COLDSTREAM_ENGINE_PRIVATE_H
+#define COLDSTREAM_ENGINE_PRIVATE_H
+
+#include "core/pool.h"
+#include "cpu/cpu.h"
+#include "engine/engine.h"
+#include "engine/graph.h"
+#include "engine/network.h"
+#include "engine/weights.h"
+
+struct engine {
+    struct model *model;
+    struct tokenizer *tokenizer; /* NULL: the file has none */
+    enum chat_family family;
+    struct log_sink log;
+    struct cpu_ops ops;
+    struct pool *pool, *batch_pool; /* the same one when both thread counts are equal */
+    struct weights weights;
+    struct network network;
+    struct graph *graph; /* NULL: vocabulary only */
+    uint64_t memory_available; /* bytes, when the engine was opened */
+    uint64_t load_ns;
+};
+
+#endif

@@ -1,0 +1,182 @@
+/* Embedding, the walk through the layers, the head; and the scratch of all of it, sized once. */
+#include "engine/graph.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/step.h"
+
+enum { HEAD_ROWS = 256 };
+
+static uint32_t job_units(const struct job *j, uint32_t rows) { return (uint32_t)((j->matrix->rows + rows - 1) / rows); }
+
+void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs, uint32_t rows) {
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n_jobs; i++) total += job_units(&jobs[i], rows);
+    const struct job *j = jobs;
+    uint32_t first = 0; /* unit of j's row 0; units come in rising order, so j only moves forward */
+    for (uint32_t unit; step_take(s, total, &unit);) {
+        while (unit - first >= job_units(j, rows)) first += job_units(j++, rows);
+        const struct matrix *m = j->matrix;
+        const uint64_t begin = (uint64_t)(unit - first) * rows, end = begin + rows;
+        m->ops->matmul(&(struct matmul){.w = j->w, .row_bytes = m->row_bytes, .k = m->k, .row_begin = begin,
+                                        .row_end = end < m->rows ? end : m->rows, .x = j->x, .index = j->index, .n = j->n,
+                                        .y = j->y, .ldy = j->ldy, .scratch = step_scratch(s)});
+    }
+    step_end(s);
+}
+
+static void embed(struct step *s) {
+    struct graph *g = s->g;
+    const struct matrix *m = &g->net->embedding;
+    for (uint32_t t = s->me->index; t < g->batch->n; t += s->me->count)
+        m->ops->dequant(m->data + (uint64_t)g->batch->tokens[t] * m->row_bytes, g->x + t * m->k, m->k);
+}
+
+static void rope_tables(struct step *s) {
+    struct graph *g = s->g;
+    const uint32_t half = g->net->shape->head_dim / 2;
+    for (uint32_t t = s->me->index; t < g->batch->n; t += s->me->count)
+        for (uint32_t r = 0; r < half; r++) {
+            const double angle = (double)(g->batch->first + t) * g->net->rope_frequency[r];
+            g->rope_cos[t * half + r] = (float)(cos(angle) * g->net->rope_magnitude);
+            g->rope_sin[t * half + r] = (float)(sin(angle) * g->net->rope_magnitude);
+        }
+}
+
+/* Logits of tokens [from, from + n) of the batch into y [n][V]. */
+static void head(struct step *s, uint32_t from, uint32_t n, float *y) {
+    struct graph *g = s->g;
+    const size_t e = g->in.k;
+    for (uint32_t i = s->me->index; i < n; i += s->me->count) {
+        g->ops->rmsnorm(g->x + (from + i) * e, g->net->output_norm, e, g->net->shape->rms_eps, (float *)g->head_in.f32 + i * e);
+        if (g->net->int8_head) g->ops->quantize(&g->head_in, i, i + 1);
+    }
+    step_end(s);
+    const struct matrix *m = &g->net->head;
+    step_jobs(s, &(struct job){m, m->data, &g->head_in, NULL, n, y, m->rows}, 1, HEAD_ROWS);
+}
+
+static void forward(const struct worker *me, void *ctx) {
+    struct graph *g = ctx;
+    const struct batch *b = g->batch;
+    struct step s = {g, me, 0};
+    embed(&s);
+    rope_tables(&s);
+    for (uint32_t l = 0; l < g->net->shape->n_layers; l++) layer_cpu(&s, l);
+    if (!b->logits && !b->on_logits) return;
+    step_end(&s); /* the head's tokens may be another worker's */
+    if (!b->on_logits) {
+        head(&s, b->n - 1, 1, b->logits);
+        return;
+    }
+    const uint64_t vocab = g->net->head.rows;
+    for (uint32_t from = 0; from < b->n; from += HEAD_TOKENS) {
+        const uint32_t n = b->n - from < HEAD_TOKENS ? b->n - from : HEAD_TOKENS;
+        head(&s, from, n, g->head_logits);
+        if (me->index == 0)
+            for (uint32_t i = 0; i < n; i++) b->on_logits(b->ctx, b->first + from + i, g->head_logits + i * vocab);
+        step_end(&s);
+    }
+}
+
+void graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
+    g->batch = batch;
+    g->in.n = g->attended.n = batch->n;
+    g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
+    for (int i = 0; i < STEP_COUNTERS; i++) pool_counter_reset(&g->counters[i]);
+    pool_run(pool, forward, g);
+}
+
+/* Scratch is described once, as (pointer, bytes) pairs: summed for the size, then handed out. */
+struct slot {
+    void *at; /* the pointer to set, of any object type: written by memcpy */
+    uint64_t bytes;
+};
+
+static uint64_t thread_scratch(const struct model_shape *s) {
+    const uint64_t q_width = (uint64_t)s->n_heads * s->head_dim;
+    uint64_t widest = s->n_embd > q_width ? s->n_embd : q_width;
+    if (s->n_ff > widest) widest = s->n_ff;
+    const uint64_t product = matmul_scratch_bytes(widest), attention = attention_scratch_bytes(s->n_heads / s->n_kv_heads, s->head_dim);
+    return round_up(product > attention ? product : attention, 4096);
+}
+
+static enum err take_scratch(struct graph *g, struct reason *why) {
+    const struct model_shape *s = g->net->shape;
+    const uint64_t n = g->ubatch, e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
+    const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, head_n = HEAD_TOKENS, fl = sizeof(float);
+    float *in, *attended, *head_in;
+    void *in8, *attended8, *mid8, *head8;
+    g->thread_scratch_bytes = thread_scratch(s);
+    const struct slot slots[] = {
+        {&g->x, n * e * fl}, {&in, n * e * fl}, {&in8, acts_bytes(n, e)},
+        {&g->q, n * qw * fl}, {&g->k, n * kw * fl}, {&g->v, n * kw * fl},
+        {&attended, n * qw * fl}, {&attended8, acts_bytes(n, qw)}, {&g->projected, n * e * fl},
+        {&g->rope_cos, n * s->head_dim / 2 * fl}, {&g->rope_sin, n * s->head_dim / 2 * fl},
+        {&g->router, n * x * fl}, {&g->expert, pairs * 4}, {&g->share, pairs * fl},
+        {&g->pair, pairs * 4}, {&g->pair_token, pairs * 4}, {&g->iota, pairs * 4},
+        {&g->expert_start, (x + 1) * 4}, {&g->jobs, 2 * x * sizeof(struct job)},
+        {&g->down_jobs, x * sizeof(struct job)}, {&g->gate, pairs * f * fl}, {&g->up, pairs * f * fl},
+        {&mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&head_in, head_n * e * fl},
+        {&head8, acts_bytes(head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};
+    const size_t n_slots = sizeof slots / sizeof slots[0];
+    uint64_t total = 0;
+    for (size_t i = 0; i < n_slots; i++)
+        if (!size_add(total, slots[i].bytes + 64, &total)) return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", g->ubatch);
+    TRY(arena_open(&g->arena, total, why));
+    for (size_t i = 0; i < n_slots; i++) {
+        void *room = arena_take(&g->arena, slots[i].bytes);
+        memcpy(slots[i].at, &room, sizeof room);
+    }
+
+    g->in = (struct acts){.n = n, .k = e, .f32 = in};
+    acts_layout(&g->in, in8);
+    g->attended = (struct acts){.n = n, .k = qw, .f32 = attended};
+    acts_layout(&g->attended, attended8);
+    g->mid = (struct acts){.n = pairs, .k = f, .f32 = g->gate}; /* swiglu's result replaces its gate */
+    acts_layout(&g->mid, mid8);
+    g->head_in = (struct acts){.n = head_n, .k = e, .f32 = head_in};
+    acts_layout(&g->head_in, head8);
+    for (uint64_t i = 0; i < pairs; i++) g->iota[i] = (int32_t)i;
+    return ERR_NONE;
+}
+
+enum err graph_open(const struct network *net, const struct cpu_ops *ops, uint32_t ubatch, unsigned max_threads, struct graph **out,
+                    struct reason *why) {
+    *out = NULL;
+    struct graph *g = aligned_alloc(64, round_up(sizeof *g, 64));
+    if (!g) return fail(why, ERR_NO_MEMORY, "no memory for the graph");
+    memset(g, 0, sizeof *g);
+    g->net = net;
+    g->ops = ops;
+    g->ubatch = ubatch;
+    g->max_threads = max_threads;
+    const enum err e = take_scratch(g, why);
+    if (e) graph_close(&g);
+    *out = g;
+    return e;
+}
+
+/* Perplexity alone needs many positions' logits: tens of MB that a chat never pays for. */
+enum err graph_want_all_logits(struct graph *g, struct reason *why) {
+    if (g->head_logits) return ERR_NONE;
+    void *room;
+    g->head_logits_bytes = HEAD_TOKENS * g->net->head.rows * sizeof(float);
+    TRY(pages_alloc(g->head_logits_bytes, &room, why));
+    g->head_logits = room;
+    return ERR_NONE;
+}
+
+void graph_close(struct graph **graph) {
+    struct graph *g = *graph;
+    if (!g) return;
+    *graph = NULL;
+    pages_free(g->head_logits, g->head_logits_bytes);
+    arena_close(&g->arena);
+    free(g);
+}
+
+uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }
+uint32_t graph_ubatch(const struct graph *g) { return g->ubatch; }

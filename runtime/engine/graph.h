@@ -1,0 +1,38 @@
+/* One forward pass: embedding, layers, head. Scratch lives in the graph; weights, KV and tokens are borrowed.
+ *
+ * Every worker runs the same straight line (graph.c, layer_cpu.c), meets the others after each step and takes the step's
+ * units from a shared counter. A row of a product is always computed by one worker in one order, and experts are summed in
+ * rank order, so results depend neither on the number of threads nor on who was faster. */
+#ifndef COLDSTREAM_GRAPH_H
+#define COLDSTREAM_GRAPH_H
+
+#include "core/pool.h"
+#include "cpu/cpu.h"
+#include "engine/kv.h"
+#include "engine/network.h"
+
+struct graph;
+
+struct batch {
+    const int32_t *tokens; /* [n], each < n_vocab */
+    uint32_t n;            /* 1 .. the graph's ubatch */
+    uint64_t first;        /* position of tokens[0]; KV rows before it are filled */
+    const struct kv *kv;
+    float *logits;         /* [n_vocab]: of the last token; NULL: not wanted */
+    /* When set, called for every token in order with its logits [n_vocab]; `logits` is not written then. */
+    void (*on_logits)(void *ctx, uint64_t position, const float *logits);
+    void *ctx;
+};
+
+enum err graph_open(const struct network *net, const struct cpu_ops *ops, uint32_t ubatch, unsigned max_threads, struct graph **out,
+                    struct reason *why) MUST_USE;
+void graph_close(struct graph **graph);
+uint64_t graph_scratch_bytes(const struct graph *g);
+uint32_t graph_ubatch(const struct graph *g);
+
+/* Before the first batch with on_logits: room for the logits of a few positions. */
+enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
+
+void graph_run(struct graph *g, struct pool *pool, const struct batch *batch);
+
+#endif

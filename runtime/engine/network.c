@@ -1,0 +1,132 @@
+/* From validated tensors to matrices with kernels, and the RoPE frequencies. */
+#include "engine/network.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static const struct model_tensor *const *bound(const struct model_layer *l, size_t *n) {
+    *n = sizeof *l / sizeof(const struct model_tensor *); /* struct model_layer is nothing but bound tensors */
+    return (const struct model_tensor *const *)l;
+}
+
+void network_wanted(const struct model *m, bool *wanted) {
+    for (size_t i = 0; i < m->n_tensors; i++) wanted[i] = false;
+    wanted[m->embedding - m->tensors] = wanted[m->output - m->tensors] = wanted[m->output_norm - m->tensors] = true;
+    for (uint32_t i = 0; i < m->shape.n_layers; i++) {
+        size_t n;
+        const struct model_tensor *const *t = bound(&m->layers[i], &n);
+        for (size_t j = 0; j < n; j++)
+            if (t[j]) wanted[t[j] - m->tensors] = true;
+    }
+}
+
+enum err network_check(const struct model *m, const struct cpu_ops *ops, struct reason *why) {
+    bool *wanted = calloc_checked(m->n_tensors, sizeof *wanted);
+    if (!wanted) return fail(why, ERR_NO_MEMORY, "no memory for the tensor list");
+    network_wanted(m, wanted);
+    const struct model_tensor *refused = NULL;
+    for (size_t i = 0; i < m->n_tensors && !refused; i++)
+        if (wanted[i] && !ops->types[m->tensors[i].type].matmul) refused = &m->tensors[i];
+    free(wanted);
+    if (!refused) return ERR_NONE;
+    return fail(why, ERR_UNSUPPORTED, "%s: tensor '%.*s' has type %s, which this build cannot compute with", m->files[refused->file].path,
+                (int)refused->name.len, refused->name.ptr, tensor_type_info(refused->type)->name);
+}
+
+struct binder {
+    const struct model *m;
+    const struct weights *w;
+    const struct cpu_ops *ops;
+    struct arena *floats;
+};
+
+/* Rows [first, first + rows) of each expert's slice. */
+static struct matrix matrix_rows(const struct binder *b, const struct model_tensor *t, uint64_t first, uint64_t rows) {
+    return (struct matrix){.data = weights_of(b->w, b->m, t) + first * t->row_bytes,
+                           .row_bytes = t->row_bytes,
+                           .rows = rows,
+                           .k = t->ne[0],
+                           .expert_bytes = t->row_bytes * t->ne[1],
+                           .ops = &b->ops->types[t->type]};
+}
+
+static struct matrix matrix_of(const struct binder *b, const struct model_tensor *t) { return matrix_rows(b, t, 0, t->ne[1]); }
+
+static const float *floats_of(const struct binder *b, const struct model_tensor *t) {
+    float *out = arena_take(b->floats, t->ne[0] * sizeof *out);
+    if (out) b->ops->types[t->type].dequant(weights_of(b->w, b->m, t), out, t->ne[0]);
+    return out;
+}
+
+static void bind_layer(const struct binder *b, const struct model_layer *from, struct network_layer *to) {
+    const uint64_t f = b->m->shape.n_ff;
+    to->attn_norm = floats_of(b, from->attn_norm);
+    to->ffn_norm = floats_of(b, from->ffn_norm);
+    to->q_norm = floats_of(b, from->attn_q_norm);
+    to->k_norm = floats_of(b, from->attn_k_norm);
+    to->q = matrix_of(b, from->attn_q);
+    to->k = matrix_of(b, from->attn_k);
+    to->v = matrix_of(b, from->attn_v);
+    to->output = matrix_of(b, from->attn_output);
+    to->router = matrix_of(b, from->router);
+    to->gate = matrix_rows(b, from->gate, 0, f);
+    to->up = from->up ? matrix_rows(b, from->up, 0, f) : matrix_rows(b, from->gate, f, f); /* merged: rows F..2F-1 are up */
+    to->down = matrix_of(b, from->down);
+    to->int8_attn_in = to->q.ops->int8_acts || to->k.ops->int8_acts || to->v.ops->int8_acts;
+    to->int8_attn_out = to->output.ops->int8_acts;
+    to->int8_ffn_in = to->router.ops->int8_acts || to->gate.ops->int8_acts || to->up.ops->int8_acts;
+    to->int8_ffn_mid = to->down.ops->int8_acts;
+}
+
+/* theta_r = base^(-2r/Dh), then linear or YaRN scaling (Peng et al., "YaRN", eq. 23 and the NTK-by-parts ramp), in double. */
+static void rope_frequencies(const struct model_shape *s, double *out, float *magnitude) {
+    const double n = s->head_dim, base = s->rope_base, factor = s->rope_factor;
+    double low = 0, high = 0;
+    *magnitude = 1;
+    if (s->rope_scaling == ROPE_YARN) {
+        const double length = (double)s->rope_original_context;
+        low = fmax(0, floor(n * log(length / (32 * 2 * M_PI)) / (2 * log(base))));
+        high = fmin(n - 1, ceil(n * log(length / (2 * M_PI)) / (2 * log(base))));
+        *magnitude = (float)(s->rope_attn_factor * (1 + 0.1 * log(factor)));
+    }
+    for (uint32_t r = 0; r < s->head_dim / 2; r++) {
+        const double theta = pow(base, -2.0 * r / n);
+        double keep = 0; /* share of the unscaled frequency */
+        if (s->rope_scaling == ROPE_NONE) keep = 1;
+        if (s->rope_scaling == ROPE_YARN) keep = 1 - fmin(1, fmax(0, (r - low) / fmax(0.001, high - low)));
+        out[r] = theta / factor * (1 - keep) + theta * keep;
+    }
+}
+
+enum err network_open(const struct model *m, const struct weights *w, const struct cpu_ops *ops, struct network *out,
+                      struct reason *why) {
+    *out = (struct network){.shape = &m->shape};
+    const struct model_shape *s = &m->shape;
+    const uint64_t norms = ((uint64_t)s->n_layers * 2 + 1) * (s->n_embd * sizeof(float) + 64) +
+                           (uint64_t)s->n_layers * 2 * (s->head_dim * sizeof(float) + 64);
+    enum err e = arena_open(&out->floats, norms, why);
+    if (!e) {
+        out->layers = calloc_checked(s->n_layers, sizeof *out->layers);
+        out->rope_frequency = calloc_checked(s->head_dim / 2, sizeof(double));
+        if (!out->layers || !out->rope_frequency) e = fail(why, ERR_NO_MEMORY, "no memory for %u layers", s->n_layers);
+    }
+    if (e) {
+        network_close(out);
+        return e;
+    }
+    const struct binder b = {m, w, ops, &out->floats};
+    for (uint32_t i = 0; i < s->n_layers; i++) bind_layer(&b, &m->layers[i], &out->layers[i]);
+    out->embedding = matrix_of(&b, m->embedding);
+    out->head = matrix_of(&b, m->output);
+    out->output_norm = floats_of(&b, m->output_norm);
+    out->int8_head = out->head.ops->int8_acts;
+    rope_frequencies(s, out->rope_frequency, &out->rope_magnitude);
+    return ERR_NONE;
+}
+
+void network_close(struct network *net) {
+    arena_close(&net->floats);
+    free(net->layers);
+    free(net->rope_frequency);
+    *net = (struct network){0};
+}

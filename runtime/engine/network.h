@@ -1,0 +1,48 @@
+/* The model's weights as the graph wants them: each matrix with its address, sizes and kernels; norms as floats.
+ *
+ * Built once from a validated model and loaded weights; const afterwards and shared by sessions. */
+#ifndef COLDSTREAM_NETWORK_H
+#define COLDSTREAM_NETWORK_H
+
+#include "cpu/cpu.h"
+#include "engine/weights.h"
+#include "model/model.h"
+
+struct matrix {
+    const uint8_t *data;     /* row 0 (of expert 0) */
+    uint64_t row_bytes;
+    uint64_t rows, k;        /* of one expert for a stacked tensor */
+    uint64_t expert_bytes;   /* from one expert's row 0 to the next one's */
+    const struct cpu_type *ops;
+};
+
+struct network_layer {
+    const float *attn_norm, *ffn_norm;   /* [E] */
+    const float *q_norm, *k_norm;        /* [Dh] */
+    struct matrix q, k, v, output;       /* [Hq*Dh,E] [Hk*Dh,E] [Hk*Dh,E] [E,Hq*Dh] */
+    struct matrix router;                /* [X,E] */
+    struct matrix gate, up, down;        /* a expert: [F,E] [F,E] [E,F] */
+    bool int8_attn_in, int8_attn_out, int8_ffn_in, int8_ffn_mid; /* does a consumer of these activations read the int8 form? */
+};
+
+struct network {
+    const struct model_shape *shape;
+    struct network_layer *layers;
+    struct matrix embedding, head;
+    const float *output_norm; /* [E] */
+    bool int8_head;
+    double *rope_frequency;   /* [Dh/2] radians a position, scaling included */
+    float rope_magnitude;     /* factor on cos and sin (YaRN) */
+    struct arena floats;      /* the norms */
+};
+
+/* Which tensors of the directory the network reads: fill `wanted` [m->n_tensors]. */
+void network_wanted(const struct model *m, bool *wanted);
+enum err network_open(const struct model *m, const struct weights *w, const struct cpu_ops *ops, struct network *out,
+                      struct reason *why) MUST_USE;
+void network_close(struct network *net);
+
+/* Refuse, naming the tensor, when a bound tensor's type has no kernel in this build. Needs no weights. */
+enum err network_check(const struct model *m, const struct cpu_ops *ops, struct reason *why) MUST_USE;
+
+#endif

@@ -1,0 +1,122 @@
+/* One sequence: which tokens the KV cache holds, and how to get from them to the ones asked for. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_private.h"
+
+enum { DEFAULT_CONTEXT_LIMIT = 32768 };
+
+struct session {
+    struct engine *engine;
+    struct kv kv;
+    int32_t *tokens; /* [kv.capacity]: those whose rows are filled */
+    uint64_t length;
+    float *logits;       /* [n_vocab], of tokens[length - 1] when logits_valid */
+    bool logits_valid;
+};
+
+static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct reason *why) {
+    const struct model_shape *s = &e->model->shape;
+    uint64_t kv, all;
+    const uint64_t loaded = e->weights.bytes + graph_scratch_bytes(e->graph);
+    if (!size_mul(kv_bytes_per_token(s), n_ctx, &kv) || !size_add(kv, loaded, &all))
+        return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)n_ctx);
+    if (all <= e->memory_available) return ERR_NONE;
+    const uint64_t room = e->memory_available > loaded ? (e->memory_available - loaded) / kv_bytes_per_token(s) : 0;
+    return fail(why, ERR_LIMIT, "a context of %llu tokens needs %llu MiB for its KV cache, %llu MiB more than is available; "
+                "-c %llu would fit", (unsigned long long)n_ctx, (unsigned long long)(kv >> 20),
+                (unsigned long long)((all - e->memory_available + (1 << 20) - 1) >> 20), (unsigned long long)room);
+}
+
+enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, struct reason *why) {
+    *out = NULL;
+    if (!e->graph) return fail(why, ERR_ARGUMENT, "this engine was opened for its vocabulary only");
+    if (n_ctx == 0) n_ctx = e->model->shape.context_length < DEFAULT_CONTEXT_LIMIT ? e->model->shape.context_length : DEFAULT_CONTEXT_LIMIT;
+    TRY(check_capacity(e, n_ctx, why));
+    struct session *s = calloc_checked(1, sizeof *s);
+    if (!s) return fail(why, ERR_NO_MEMORY, "no memory for a session");
+    s->engine = e;
+    enum err code = kv_open(&e->model->shape, n_ctx, &s->kv, why);
+    s->tokens = calloc_checked(n_ctx, sizeof *s->tokens);
+    s->logits = calloc_checked(e->model->shape.n_vocab, sizeof *s->logits);
+    if (!code && (!s->tokens || !s->logits)) code = fail(why, ERR_NO_MEMORY, "no memory for a session of %llu tokens", (unsigned long long)n_ctx);
+    if (code) session_close(&s);
+    *out = s;
+    return code;
+}
+
+void session_close(struct session **session) {
+    struct session *s = *session;
+    if (!s) return;
+    *session = NULL;
+    kv_close(&s->kv);
+    free(s->tokens);
+    free(s->logits);
+    free(s);
+}
+
+uint64_t session_capacity(const struct session *s) { return s->kv.capacity; }
+uint64_t session_length(const struct session *s) { return s->length; }
+const int32_t *session_tokens(const struct session *s) { return s->tokens; }
+
+static enum err check_tokens(const struct session *s, const int32_t *tokens, uint64_t n, struct reason *why) {
+    if (n == 0) return fail(why, ERR_ARGUMENT, "there are no tokens to compute");
+    if (n > s->kv.capacity)
+        return fail(why, ERR_LIMIT, "%llu tokens do not fit the context of %llu; use a larger -c", (unsigned long long)n,
+                    (unsigned long long)s->kv.capacity);
+    for (uint64_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->engine->model->shape.n_vocab)
+            return fail(why, ERR_ARGUMENT, "token %d at position %llu is not in the vocabulary of %u", tokens[i], (unsigned long long)i,
+                        s->engine->model->shape.n_vocab);
+    return ERR_NONE;
+}
+
+/* How many leading tokens need no work. The last one is computed again unless its logits are still here. */
+static uint64_t reusable(const struct session *s, const struct eval *eval) {
+    if (eval->on_logits) return 0;
+    uint64_t same = 0;
+    const uint64_t limit = s->length < eval->n ? s->length : eval->n;
+    while (same < limit && s->tokens[same] == eval->tokens[same]) same++;
+    if (same == eval->n && !(same == s->length && s->logits_valid)) same--;
+    return same;
+}
+
+/* Compute tokens [s->length, s->length + n), all of one ubatch. */
+static void compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval) {
+    struct engine *e = s->engine;
+    memcpy(s->tokens + s->length, tokens, n * sizeof *tokens);
+    const struct batch b = {.tokens = s->tokens + s->length, .n = n, .first = s->length, .kv = &s->kv,
+                            .logits = want_logits ? s->logits : NULL, .on_logits = eval ? eval->on_logits : NULL,
+                            .ctx = eval ? eval->ctx : NULL};
+    graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b);
+    s->length += n;
+    s->logits_valid = want_logits;
+}
+
+enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) {
+    TRY(check_tokens(s, eval->tokens, eval->n, why));
+    if (eval->on_logits) TRY(graph_want_all_logits(s->engine->graph, why));
+    eval->reused = reusable(s, eval);
+    if (eval->reused < s->length || eval->reused < eval->n) s->logits_valid = false;
+    s->length = eval->reused;
+    while (s->length < eval->n) {
+        const uint64_t left = eval->n - s->length, ubatch = graph_ubatch(s->engine->graph);
+        const uint32_t n = (uint32_t)(left < ubatch ? left : ubatch);
+        compute(s, eval->tokens + s->length, n, n == left && !eval->on_logits, eval);
+        if (eval->on_progress && eval->on_progress(eval->ctx, s->length, eval->n) && s->length < eval->n)
+            return fail(why, ERR_CANCELLED, "stopped after %llu of %llu prompt tokens", (unsigned long long)s->length,
+                        (unsigned long long)eval->n);
+    }
+    if (logits) *logits = s->logits_valid ? s->logits : NULL;
+    return ERR_NONE;
+}
+
+enum err session_append(struct session *s, int32_t token, const float **logits, struct reason *why) {
+    if (s->length == s->kv.capacity)
+        return fail(why, ERR_LIMIT, "the context of %llu tokens is full; use a larger -c", (unsigned long long)s->kv.capacity);
+    if (token < 0 || (uint32_t)token >= s->engine->model->shape.n_vocab)
+        return fail(why, ERR_ARGUMENT, "token %d is not in the vocabulary of %u", token, s->engine->model->shape.n_vocab);
+    compute(s, &token, 1, true, NULL);
+    if (logits) *logits = s->logits;
+    return ERR_NONE;
+}

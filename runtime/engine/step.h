@@ -1,0 +1,81 @@
+/* What graph.c and layer_cpu.c share: the graph's scratch, and the way workers walk through its steps together. */
+#ifndef COLDSTREAM_STEP_H
+#define COLDSTREAM_STEP_H
+
+#include "engine/graph.h"
+
+enum { STEP_COUNTERS = 4, HEAD_TOKENS = 32 /* positions whose logits are held at once */ };
+
+/* One matrix applied to some vectors: rows are shared out among workers. */
+struct job {
+    const struct matrix *matrix;
+    const uint8_t *w; /* row 0: matrix->data, or one expert's */
+    const struct acts *x;
+    const int32_t *index;
+    uint32_t n;
+    float *y;
+    uint64_t ldy;
+};
+
+struct graph {
+    const struct network *net;
+    const struct cpu_ops *ops;
+    uint32_t ubatch;
+    unsigned max_threads;
+    struct arena arena;
+    struct pool_counter counters[STEP_COUNTERS];
+    const struct batch *batch;
+
+    float *x;                   /* [n][E] residual stream */
+    struct acts in;             /* [n][E] normed input of attention, experts, head */
+    float *q, *k, *v;           /* [n][Hq*Dh] [n][Hk*Dh] [n][Hk*Dh] */
+    struct acts attended;       /* [n][Hq*Dh] */
+    float *projected;           /* [n][E] attention's output projection */
+    float *rope_cos, *rope_sin; /* [n][Dh/2] */
+    float *router;              /* [n][X] */
+    int32_t *expert;            /* [n][K] chosen experts, best first */
+    float *share;               /* [n][K] their weights */
+    int32_t *pair;              /* [n][K] where (token, rank) stands among the pairs sorted by expert */
+    int32_t *pair_token;        /* [n*K] token of each sorted pair */
+    int32_t *iota;              /* [n*K] 0, 1, 2... */
+    uint32_t *expert_start;     /* [X+1] first pair of each expert */
+    struct job *jobs;           /* [2*X] gate and up of the experts in use */
+    struct job *down_jobs;      /* [X] */
+    uint32_t n_jobs, n_down_jobs;
+    float *gate, *up;           /* [n*K][F] */
+    struct acts mid;            /* [n*K][F] */
+    float *down;                /* [n*K][E] */
+    float *head_logits;         /* [HEAD_TOKENS][V] when on_logits is set; allocated at the first use */
+    uint64_t head_logits_bytes;
+    struct acts head_in;        /* [HEAD_TOKENS][E] */
+    uint8_t *thread_scratch;    /* [max_threads][thread_scratch_bytes] */
+    uint64_t thread_scratch_bytes;
+};
+
+struct step {
+    struct graph *g;
+    const struct worker *me;
+    unsigned at;
+};
+
+/* Next unit of this step; false when all are taken. */
+static inline bool step_take(struct step *s, uint32_t count, uint32_t *unit) {
+    return pool_next(&s->g->counters[s->at % STEP_COUNTERS], count, unit);
+}
+
+/* All workers meet; what they wrote is visible to all. The counter of the step after next is free by then. */
+static inline void step_end(struct step *s) {
+    pool_barrier(s->me);
+    s->at++;
+    if (s->me->index == 0) pool_counter_reset(&s->g->counters[(s->at + 1) % STEP_COUNTERS]);
+}
+
+static inline void *step_scratch(const struct step *s) { return s->g->thread_scratch + s->me->index * s->g->thread_scratch_bytes; }
+
+/* Run all rows of all jobs, in units of `rows` rows (a multiple of 64), and meet. */
+void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs, uint32_t rows);
+
+/* One transformer layer for the graph's batch (layer_cpu.c). */
+void layer_cpu(struct step *s, uint32_t layer);
+
+#endif
