@@ -41,13 +41,13 @@ enum err tokenizer_encode(const struct tokenizer *t, struct span text, enum toke
 void token_list_free(struct token_list *list);
 enum err token_list_add(struct token_list *list, int32_t id, struct reason *why) MUST_USE;
 
-size_t tokenizer_size(const struct tokenizer *t);             /* number of ids with a row */
+size_t tokenizer_size(const struct tokenizer *t);                   /* number of ids with a row */
 struct span tokenizer_bytes(const struct tokenizer *t, int32_t id); /* raw bytes; empty for unused or out-of-range ids */
 bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* generation stops here: eos, eot, <|im_end|>, <|endoftext|> */
-bool tokenizer_is_unused(const struct tokenizer *t, int32_t id); /* never to be sampled */
+bool tokenizer_is_unused(const struct tokenizer *t, int32_t id);     /* never to be sampled */
 int32_t tokenizer_find(const struct tokenizer *t, struct span text); /* id of an added token by its text, -1: none */
-int32_t tokenizer_bos(const struct tokenizer *t);  /* -1: none or not to be added */
+int32_t tokenizer_bos(const struct tokenizer *t);                    /* -1: none or not to be added */
 
 /* ---- streaming detokenizer: zero-initialise; at most 3 bytes are ever held ------------------------------------- */
 
@@ -59,6 +59,6 @@ struct detokenizer {
 
 /* Append to `out` the text that token `id` completes. Invalid bytes become one U+FFFD per maximal ill-formed subpart. */
 void detokenize_step(struct detokenizer *d, const struct tokenizer *t, int32_t id, struct text *out);
-void detokenize_end(struct detokenizer *d, struct text *out); /* a held suffix becomes one U+FFFD */
+void detokenize_end(struct detokenizer *d, struct text *out); /* held bytes become U+FFFD */
 
 #endif
