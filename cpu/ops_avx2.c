@@ -1,0 +1,4 @@
+/* AVX2 kernels of everything that is not a weight format. */
+#include "cpu/cpu.h"
+
+void cpu_fill_ops_avx2(struct cpu_ops *ops) { (void)ops; }
