@@ -63,6 +63,7 @@ struct attention {
     const float *q;        /* q[i * q_stride + h * dh], h in [0, group): query heads that share this KV head */
     size_t q_stride, group, dh, n;
     const uint16_t *k, *v;
+    const float *k32, *v32; /* attention_f32() reads these instead */
     size_t kv_stride;      /* in elements */
     size_t first;          /* position of query 0 */
     float scale;
@@ -87,6 +88,7 @@ struct cpu_ops {
     void (*axpy)(float a, const float *x, size_t n, float *y); /* y += a * x */
     void (*to_f16)(const float *x, size_t n, uint16_t *out);
     void (*attention)(const struct attention *a);
+    void (*attention_f32)(const struct attention *a); /* over a binary32 cache: for exact comparisons, reference speed */
 };
 
 /* Fill the table up to `limit` (never above what the machine has). */

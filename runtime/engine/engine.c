@@ -94,6 +94,7 @@ enum err engine_open(const struct engine_options *options, struct engine **out, 
     struct engine *e = calloc_checked(1, sizeof *e);
     if (!e) return fail(why, ERR_NO_MEMORY, "no memory for the engine");
     e->log = options->log;
+    e->kv_type = options->kv_f32 ? KV_F32 : KV_F16;
     const enum err code = start(e, options, why);
     if (code) engine_close(&e);
     *out = e;
@@ -125,7 +126,7 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     out->threads_batch = pool_threads(e->batch_pool);
     out->weight_bytes = e->weights.bytes;
     out->scratch_bytes = graph_scratch_bytes(e->graph);
-    out->kv_bytes_per_token = kv_bytes_per_token(&e->model->shape);
+    out->kv_bytes_per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     out->load_ns = e->load_ns;
     out->direct_io = e->weights.direct_io;
 }

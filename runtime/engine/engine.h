@@ -22,6 +22,7 @@ struct engine_options {
     uint32_t ubatch;         /* tokens computed together in a prompt; 0: 512 */
     bool vocab_only;         /* tokenizer and metadata, no weights: sessions are refused */
     bool no_direct_io;       /* read through the page cache */
+    bool kv_f32;             /* KV cache in binary32: for exact comparisons, slow */
     bool no_nfc;             /* tokenizer without Unicode normalization */
     struct log_sink log;
     /* Called about ten times a second while weights are read; return true to cancel. May be NULL. */

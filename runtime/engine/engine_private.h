@@ -19,6 +19,7 @@ struct engine {
     struct weights weights;
     struct network network;
     struct graph *graph; /* NULL: vocabulary only */
+    enum kv_type kv_type;
     uint64_t memory_available; /* bytes, when the engine was opened */
     uint64_t load_ns;
 };

@@ -20,6 +20,11 @@ static void norm_tokens(struct step *s, const float *gain, bool int8) {
     }
 }
 
+static void store_row(struct step *s, const float *row, size_t n, void *to) {
+    if (s->g->batch->kv->type == KV_F16) s->g->ops->to_f16(row, n, to);
+    else memcpy(to, row, n * sizeof *row);
+}
+
 /* q and k: norm per head, rotate; k and v go to the cache. One unit = one token's KV head with its query heads. */
 static void rotate_and_store(struct step *s, const struct network_layer *l, uint32_t layer) {
     struct graph *g = s->g;
@@ -36,9 +41,9 @@ static void rotate_and_store(struct step *s, const struct network_layer *l, uint
         float *k = g->k + (t * hk + head) * dh;
         g->ops->rmsnorm(k, l->k_norm, dh, shape->rms_eps, k);
         g->ops->rope(k, cos, sin, dh / 2);
-        const uint64_t row = (g->batch->first + t) * dh;
-        g->ops->to_f16(k, dh, kv_keys(g->batch->kv, layer, head) + row);
-        g->ops->to_f16(g->v + (t * hk + head) * dh, dh, kv_values(g->batch->kv, layer, head) + row);
+        const uint64_t position = g->batch->first + t;
+        store_row(s, k, dh, kv_keys(g->batch->kv, layer, head, position));
+        store_row(s, g->v + (t * hk + head) * dh, dh, kv_values(g->batch->kv, layer, head, position));
     }
 }
 
@@ -47,13 +52,15 @@ static void attend(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
     const struct model_shape *shape = g->net->shape;
     const size_t dh = shape->head_dim, group = shape->n_heads / shape->n_kv_heads, width = shape->n_heads * dh;
+    const struct kv *kv = g->batch->kv;
     const uint32_t n = g->batch->n, tiles = (n + QUERY_TILE - 1) / QUERY_TILE;
     for (uint32_t u; step_take(s, tiles * shape->n_kv_heads, &u);) {
         const uint32_t head = u % shape->n_kv_heads, begin = (tiles - 1 - u / shape->n_kv_heads) * QUERY_TILE;
         const uint32_t count = n - begin < QUERY_TILE ? n - begin : QUERY_TILE;
-        g->ops->attention(&(struct attention){
+        const void *k = kv_keys(kv, layer, head, 0), *v = kv_values(kv, layer, head, 0);
+        (kv->type == KV_F16 ? g->ops->attention : g->ops->attention_f32)(&(struct attention){
             .q = g->q + begin * width + head * group * dh, .q_stride = width, .group = group, .dh = dh, .n = count,
-            .k = kv_keys(g->batch->kv, layer, head), .v = kv_values(g->batch->kv, layer, head), .kv_stride = dh,
+            .k = k, .v = v, .k32 = k, .v32 = v, .kv_stride = dh,
             .first = g->batch->first + begin, .scale = 1 / sqrtf((float)dh),
             .out = (float *)g->attended.f32 + begin * width + head * group * dh, .out_stride = width,
             .scratch = step_scratch(s)});

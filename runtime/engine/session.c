@@ -16,13 +16,13 @@ struct session {
 };
 
 static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct reason *why) {
-    const struct model_shape *s = &e->model->shape;
+    const uint64_t per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     uint64_t kv, all;
     const uint64_t loaded = e->weights.bytes + graph_scratch_bytes(e->graph);
-    if (!size_mul(kv_bytes_per_token(s), n_ctx, &kv) || !size_add(kv, loaded, &all))
+    if (!size_mul(per_token, n_ctx, &kv) || !size_add(kv, loaded, &all))
         return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)n_ctx);
     if (all <= e->memory_available) return ERR_NONE;
-    const uint64_t room = e->memory_available > loaded ? (e->memory_available - loaded) / kv_bytes_per_token(s) : 0;
+    const uint64_t room = e->memory_available > loaded ? (e->memory_available - loaded) / per_token : 0;
     return fail(why, ERR_LIMIT, "a context of %llu tokens needs %llu MiB for its KV cache, %llu MiB more than is available; "
                 "-c %llu would fit", (unsigned long long)n_ctx, (unsigned long long)(kv >> 20),
                 (unsigned long long)((all - e->memory_available + (1 << 20) - 1) >> 20), (unsigned long long)room);
@@ -36,7 +36,7 @@ enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, st
     struct session *s = calloc_checked(1, sizeof *s);
     if (!s) return fail(why, ERR_NO_MEMORY, "no memory for a session");
     s->engine = e;
-    enum err code = kv_open(&e->model->shape, n_ctx, &s->kv, why);
+    enum err code = kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why);
     s->tokens = calloc_checked(n_ctx, sizeof *s->tokens);
     s->logits = calloc_checked(e->model->shape.n_vocab, sizeof *s->logits);
     if (!code && (!s->tokens || !s->logits)) code = fail(why, ERR_NO_MEMORY, "no memory for a session of %llu tokens", (unsigned long long)n_ctx);
