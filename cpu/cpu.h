@@ -63,7 +63,7 @@ struct attention {
     const float *q;        /* q[i * q_stride + h * dh], h in [0, group): query heads that share this KV head */
     size_t q_stride, group, dh, n;
     const uint16_t *k, *v;
-    const float *k32, *v32; /* attention_f32() reads these instead */
+    const float *k32, *v32; /* attention_f32() reads these instead; k and v are NULL then */
     size_t kv_stride;      /* in elements */
     size_t first;          /* position of query 0 */
     float scale;

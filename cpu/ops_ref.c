@@ -42,10 +42,16 @@ static void to_f16(const float *x, size_t n, uint16_t *out) {
     for (size_t i = 0; i < n; i++) out[i] = f32_to_f16(x[i]);
 }
 
-static float score(const float *q, const uint16_t *key, size_t dh, float scale) {
+/* Element c of position p's row, from whichever cache is given. */
+static float kv_at(const struct attention *a, const uint16_t *f16, const float *f32, size_t p, size_t c) {
+    const size_t at = p * a->kv_stride + c;
+    return f16 ? f16_to_f32(f16[at]) : f32[at];
+}
+
+static float score(const struct attention *a, const float *q, size_t p) {
     double sum = 0;
-    for (size_t c = 0; c < dh; c++) sum += (double)q[c] * f16_to_f32(key[c]);
-    return (float)(sum * scale);
+    for (size_t c = 0; c < a->dh; c++) sum += (double)q[c] * kv_at(a, a->k, a->k32, p, c);
+    return (float)(sum * a->scale);
 }
 
 /* One query head over positions [0, end). The maximum is found first, so that no weight exceeds 1. */
@@ -53,11 +59,11 @@ static void attend(const struct attention *a, const float *q, size_t end, float 
     double *mixed = a->scratch, total = 0;
     float max = -INFINITY;
     for (size_t c = 0; c < a->dh; c++) mixed[c] = 0;
-    for (size_t p = 0; p < end; p++) max = fmaxf(max, score(q, a->k + p * a->kv_stride, a->dh, a->scale));
+    for (size_t p = 0; p < end; p++) max = fmaxf(max, score(a, q, p));
     for (size_t p = 0; p < end; p++) {
-        const double weight = expf(score(q, a->k + p * a->kv_stride, a->dh, a->scale) - max);
+        const double weight = expf(score(a, q, p) - max);
         total += weight;
-        for (size_t c = 0; c < a->dh; c++) mixed[c] += weight * f16_to_f32(a->v[p * a->kv_stride + c]);
+        for (size_t c = 0; c < a->dh; c++) mixed[c] += weight * kv_at(a, a->v, a->v32, p, c);
     }
     for (size_t c = 0; c < a->dh; c++) out[c] = (float)(mixed[c] / total);
 }
@@ -76,4 +82,5 @@ void cpu_fill_ops_ref(struct cpu_ops *ops) {
     ops->axpy = axpy;
     ops->to_f16 = to_f16;
     ops->attention = attention;
+    ops->attention_f32 = attention;
 }

@@ -58,9 +58,10 @@ static void attend(struct step *s, uint32_t layer) {
         const uint32_t head = u % shape->n_kv_heads, begin = (tiles - 1 - u / shape->n_kv_heads) * QUERY_TILE;
         const uint32_t count = n - begin < QUERY_TILE ? n - begin : QUERY_TILE;
         const void *k = kv_keys(kv, layer, head, 0), *v = kv_values(kv, layer, head, 0);
-        (kv->type == KV_F16 ? g->ops->attention : g->ops->attention_f32)(&(struct attention){
+        const bool f16 = kv->type == KV_F16;
+        (f16 ? g->ops->attention : g->ops->attention_f32)(&(struct attention){
             .q = g->q + begin * width + head * group * dh, .q_stride = width, .group = group, .dh = dh, .n = count,
-            .k = k, .v = v, .k32 = k, .v32 = v, .kv_stride = dh,
+            .k = f16 ? k : NULL, .v = f16 ? v : NULL, .k32 = k, .v32 = v, .kv_stride = dh,
             .first = g->batch->first + begin, .scale = 1 / sqrtf((float)dh),
             .out = (float *)g->attended.f32 + begin * width + head * group * dh, .out_stride = width,
             .scratch = step_scratch(s)});
