@@ -26,6 +26,7 @@ struct model_file {
     char *path;
     int fd;         /* open for reading while the model is */
     uint64_t bytes;
+    uint64_t used_bytes; /* end of the last tensor's data; what follows beyond padding is ignored */
 };
 
 enum rope_scaling { ROPE_NONE, ROPE_LINEAR, ROPE_YARN };
