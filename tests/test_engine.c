@@ -46,7 +46,7 @@ static struct engine *open_engine(const struct setup *s) {
     struct engine *e;
     struct reason why = {{0}};
     const struct engine_options o = {.model_path = s->path, .isa = s->isa, .threads = s->threads, .ubatch = s->ubatch, .kv_f32 = s->kv_f32};
-    if (engine_open(&o, &e, &why) != ERR_NONE) fail_msg("%s", why.text);
+    if (engine_open(&o, &e, &why) != ERR_NONE) fail_test("%s", why.text);
     return e;
 }
 
@@ -55,11 +55,11 @@ static void run_all(const struct setup *setup, const int32_t *tokens, uint64_t n
     struct engine *e = open_engine(setup);
     struct session *s;
     struct reason why = {{0}};
-    if (session_open(e, 64, &s, &why) != ERR_NONE) fail_msg("%s", why.text);
+    if (session_open(e, 64, &s, &why) != ERR_NONE) fail_test("%s", why.text);
     out->next = 0;
     out->vocab = engine_model(e)->shape.n_vocab;
     struct eval eval = {.tokens = tokens, .n = n, .on_logits = collect, .ctx = out};
-    if (session_eval(s, &eval, NULL, &why) != ERR_NONE) fail_msg("%s", why.text);
+    if (session_eval(s, &eval, NULL, &why) != ERR_NONE) fail_test("%s", why.text);
     assert_int_equal(out->next, n);
     session_close(&s);
     engine_close(&e);
@@ -79,7 +79,7 @@ static double distance(const float *got, const float *want, size_t n) {
 static void expect_near(const char *what, const struct collected *got, const float *want, double tolerance) {
     const double d = distance(got->logits, want, got->next * got->vocab);
     print_message("  %s: %.2e (tolerance %.0e)\n", what, d, tolerance);
-    if (!(d <= tolerance)) fail_msg("%s: off by %g of the largest logit, more than %g", what, d, tolerance);
+    if (!(d <= tolerance)) fail_test("%s: off by %g of the largest logit, more than %g", what, d, tolerance);
 }
 
 static const char *const isas[] = {"ref", "avx2", "avx512"};
@@ -129,11 +129,12 @@ static void agrees_with_golden_tiny(void **state) {
     (void)state;
     static const int32_t tokens[] = {3, 17, 80, 5, 5, 41, 90, 0, 63, 22, 11, 7}, few[] = {3, 17, 30, 5, 5, 21, 9, 0, 23, 22, 11, 7};
     static const struct { const char *file, *want; const int32_t *tokens; double tolerance; bool kv_f32; } cases[] = {
-        {"tiny_f32.gguf", "tiny_f32.ref_logits.f32", tokens, 1e-3, false},
+        {"tiny_f32.gguf", "tiny_f32.ref_logits.f32", tokens, 1e-3, true}, /* that runtime kept K in binary32, V in binary16 */
+        {"tiny_f32.gguf", "tiny_f32.exact_logits.f32", tokens, 3e-3, false},
         {"tiny_f32.gguf", "tiny_f32.exact_logits.f32", tokens, 1e-5, true},
         {"tiny_split-00001-of-00003.gguf", "tiny_f32.exact_logits.f32", tokens, 1e-5, true},
         {"tiny_yarn.gguf", "tiny_yarn.exact_logits.f32", few, 1e-5, true},
-        {"tiny_yarn.gguf", "tiny_yarn.exact_logits.f32", few, 1e-3, false},
+        {"tiny_yarn.gguf", "tiny_yarn.exact_logits.f32", few, 3e-3, false},
     };
     static struct collected got;
     if (access(SHARED_DIR "/golden/gguf/tiny", R_OK) != 0) {
@@ -192,7 +193,7 @@ static const float *eval_to(struct session *s, const int32_t *tokens, uint64_t n
     struct eval eval = {.tokens = tokens, .n = n};
     struct reason why = {{0}};
     const float *logits;
-    if (session_eval(s, &eval, &logits, &why) != ERR_NONE) fail_msg("%s", why.text);
+    if (session_eval(s, &eval, &logits, &why) != ERR_NONE) fail_test("%s", why.text);
     assert_int_equal(eval.reused, expect_reused);
     assert_int_equal(session_length(s), n);
     return logits;
