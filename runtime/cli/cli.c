@@ -1,0 +1,260 @@
+/* Shared parts of the commands: stderr, stdout, signals, input files, engine and sampling from the options.
+ *
+ * The interrupt flag is the one piece of process-wide state, because a signal handler has no other way to hand it over. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* ---- reports ---------------------------------------------------------------------------------------------------- */
+
+int cli_fail(struct cli *c, enum err code, const struct reason *why) {
+    cli_progress_end(c);
+    if (code == ERR_CANCELLED) {
+        log_line(&c->log, LOG_INFO, "%s", why->text);
+        return cli_cancelled_status();
+    }
+    fprintf(stderr, "coldstream: %s\n", why->text);
+    return EXIT_FAILED;
+}
+
+int cli_usage(struct cli *c, const char *format, ...) {
+    cli_progress_end(c);
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "coldstream: %s\n", line);
+    return EXIT_USAGE;
+}
+
+void cli_progress(struct cli *c, const char *format, ...) {
+    if (!c->stderr_is_terminal) return;
+    char line[256];
+    va_list args;
+    va_start(args, format);
+    const int written = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    const size_t width = written > 0 ? strlen(line) : 0, before = c->progress_width;
+    fprintf(stderr, "\r%s%*s", line, before > width ? (int)(before - width) : 0, "");
+    if (before > width) fprintf(stderr, "\r%s", line);
+    c->progress_width = width;
+    fflush(stderr);
+}
+
+void cli_progress_end(struct cli *c) {
+    if (c->progress_width) cli_progress(c, "%s", "");
+}
+
+bool cli_write(struct span s) { return fwrite(s.ptr, 1, s.len, stdout) == s.len && fflush(stdout) == 0; }
+
+/* ---- interrupts --------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t interrupted_by;
+
+static void on_signal(int number) {
+    if (interrupted_by) {
+        static const char reset[] = "\033[0m\n";
+        if (isatty(STDOUT_FILENO)) (void)!write(STDOUT_FILENO, reset, sizeof reset - 1);
+        _exit(128 + number);
+    }
+    interrupted_by = number;
+}
+
+void cli_catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART: a blocked read returns */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+bool cli_cancelled(void) { return interrupted_by != 0; }
+void cli_clear_cancel(void) { interrupted_by = 0; }
+int cli_cancelled_status(void) { return interrupted_by == SIGTERM ? EXIT_TERMINATED : EXIT_INTERRUPTED; }
+
+/* ---- input --------------------------------------------------------------------------------------------------------- */
+
+static enum err read_all(int fd, const char *name, struct text *out, struct reason *why) {
+    static const size_t piece = 1 << 16;
+    char *buffer = malloc(piece);
+    if (!buffer) return fail(why, ERR_NO_MEMORY, "%s: no memory to read it", name);
+    enum err code = ERR_NONE;
+    while (!code) {
+        const ssize_t got = read(fd, buffer, piece);
+        if (got == 0) break;
+        if (got < 0 && errno == EINTR && !cli_cancelled()) continue;
+        if (got < 0) code = cli_cancelled() ? fail(why, ERR_CANCELLED, "interrupted") : fail(why, ERR_IO, "%s: %s", name, strerror(errno));
+        else text_add(out, buffer, (size_t)got);
+        if (out->failed) code = fail(why, ERR_NO_MEMORY, "%s: no memory to hold it", name);
+    }
+    free(buffer);
+    return code;
+}
+
+enum err cli_read_file(const char *path, struct text *out, struct reason *why) {
+    if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "stdin", out, why);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(why, ERR_IO, "%s: %s", path, strerror(errno));
+    const enum err code = read_all(fd, path, out, why);
+    close(fd);
+    return code;
+}
+
+enum err cli_parse_ids(struct span text, const char *what, struct token_list *out, struct reason *why) {
+    static const char separators[] = " \t\r\n,[]";
+    for (size_t at = 0; at < text.len;) {
+        if (text.ptr[at] && strchr(separators, text.ptr[at])) {
+            at++;
+            continue;
+        }
+        const size_t start = at;
+        int64_t id = 0;
+        while (at < text.len && text.ptr[at] >= '0' && text.ptr[at] <= '9' && id <= INT32_MAX) id = 10 * id + (text.ptr[at++] - '0');
+        if (at == start || id > INT32_MAX || (at < text.len && !(text.ptr[at] && strchr(separators, text.ptr[at])))) {
+            size_t end = start;
+            while (end < text.len && end < start + 24 && !strchr(separators, text.ptr[end])) end++;
+            return fail(why, ERR_FORMAT, "%s: '%.*s' at byte %zu is no token id", what, (int)(end - start), text.ptr + start, start);
+        }
+        TRY(token_list_add(out, (int32_t)id, why));
+    }
+    return ERR_NONE;
+}
+
+static int hex_digit(char c) {
+    const char lower = (char)(c | 0x20);
+    return c >= '0' && c <= '9' ? c - '0' : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+enum err cli_unescape(const char *text, struct text *out, struct reason *why) {
+    static const char letters[] = "ntr\\'\"", values[] = "\n\t\r\\'\"";
+    for (const char *c = text; *c; c++) {
+        const char *letter = *c == '\\' && c[1] ? strchr(letters, c[1]) : NULL;
+        if (letter) {
+            text_add(out, &values[letter - letters], 1);
+            c++;
+        } else if (*c == '\\' && c[1] == 'x' && hex_digit(c[2]) >= 0 && hex_digit(c[3]) >= 0) {
+            const char byte = (char)(16 * hex_digit(c[2]) + hex_digit(c[3]));
+            text_add(out, &byte, 1);
+            c += 3;
+        } else {
+            text_add(out, c, 1); /* an unknown escape stays as it is */
+        }
+    }
+    return out->failed ? fail(why, ERR_NO_MEMORY, "no memory for the prompt") : ERR_NONE;
+}
+
+/* ---- engine -------------------------------------------------------------------------------------------------------- */
+
+struct load_progress {
+    struct cli *cli;
+    uint64_t begin_ns;
+};
+
+static bool on_load(void *ctx, uint64_t done, uint64_t total) {
+    const struct load_progress *p = ctx;
+    enum { BAR = 30 };
+    const int filled = total ? (int)((double)done / (double)total * BAR) : BAR;
+    const double seconds = 1e-9 * (double)(clock_ns() - p->begin_ns), gib = 1.0 / (1 << 30);
+    cli_progress(p->cli, "loading [%.*s%*s] %.1f of %.1f GiB, %.2f GiB/s", filled, "##############################", BAR - filled, "",
+                 (double)done * gib, (double)total * gib, seconds > 0 ? (double)done * gib / seconds : 0);
+    return cli_cancelled();
+}
+
+struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
+    static const char *const isas[] = {NULL, "ref", "avx2", "avx512"};
+    const struct options *o = c->options;
+    const int64_t ubatch = o->ubatch < o->batch ? o->ubatch : o->batch;
+    return (struct engine_options){
+        .model_path = o->model,
+        .threads = o->threads > 0 ? (unsigned)o->threads : 0,
+        .threads_batch = o->threads_batch > 0 ? (unsigned)o->threads_batch : 0,
+        .isa = isas[o->isa],
+        .ubatch = (uint32_t)ubatch,
+        .vocab_only = vocab_only,
+        .no_direct_io = !o->direct_io || o->load_mode == LOAD_BUFFERED,
+        .no_nfc = !o->nfc,
+        .log = c->log,
+    };
+}
+
+enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) {
+    struct load_progress progress = {c, clock_ns()};
+    struct engine_options options = cli_engine_options(c, vocab_only);
+    options.on_load = on_load;
+    options.on_load_ctx = &progress;
+    const enum err code = engine_open(&options, out, why);
+    cli_progress_end(c);
+    if (code || vocab_only) return code;
+
+    struct engine_info info;
+    engine_get_info(*out, &info);
+    log_line(&c->log, LOG_INFO, "weights %.2f GiB in %.1f s (%s), scratch %.0f MiB, KV cache %.0f KiB a token, %u threads, kernels %s",
+             (double)info.weight_bytes / (1 << 30), 1e-9 * (double)info.load_ns, info.direct_io ? "direct" : "page cache",
+             (double)info.scratch_bytes / (1 << 20), (double)info.kv_bytes_per_token / 1024, info.threads, info.isa);
+    if (c->options->load_mode == LOAD_DIRECT && !info.direct_io)
+        log_line(&c->log, LOG_WARN, "direct reads are not possible for this file; the weights were read through the page cache");
+    return ERR_NONE;
+}
+
+enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) {
+    *out = engine_tokenizer(e);
+    return *out ? ERR_NONE : fail(why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer", c->options->model);
+}
+
+enum chat_family cli_family(const struct cli *c, const struct engine *e) {
+    return c->options->family == FAMILY_FROM_FILE ? engine_chat_family(e) : (enum chat_family)c->options->family;
+}
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------ */
+
+static const char *family_source(enum chat_family family) {
+    static const char *const cards[CHAT_FAMILY_COUNT] = {
+        [CHAT_QWEN3] = "qwen3 card", [CHAT_QWEN3_2507] = "qwen3-2507 card", [CHAT_QWEN3_THINKING] = "qwen3-thinking card",
+        [CHAT_QWEN3_CODER] = "qwen3-coder card", [CHAT_QWEN3_CODER_TOOLS] = "qwen3-coder card"};
+    return cards[family];
+}
+
+void cli_sampling(const struct cli *c, enum chat_family family, bool thinking, struct sampling_choice *out) {
+    static const char *const given[] = {[SOURCE_ENVIRONMENT] = "environment", [SOURCE_FLAG] = "flag", [SOURCE_SET] = "/set"};
+    const struct options *o = c->options;
+    *out = (struct sampling_choice){.values = sampling_defaults(family, thinking)};
+#define X(member, option, name)                                            \
+    out->source[SAMPLING_##member] = family_source(family);                \
+    if (options_given(o, &o->option)) {                                    \
+        out->values.member = (__typeof__(out->values.member))o->option;    \
+        out->source[SAMPLING_##member] = given[options_source(o, &o->option)]; \
+    }
+    SAMPLING_SETTINGS(X)
+#undef X
+    if (out->values.top_k < 0) out->values.top_k = 0;
+    if (o->seed == SEED_RANDOM) {
+        uint32_t seed = 0; /* 32 bits: short enough to type again */
+        if (getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed) seed = (uint32_t)clock_ns();
+        out->values.seed = seed;
+        out->source[SAMPLING_seed] = "random";
+    }
+    out->values.ignore_eos = o->ignore_eos;
+    out->values.bias = o->bias;
+    out->values.n_bias = o->n_bias;
+}
+
+void cli_sampling_describe(const struct sampling_choice *choice, struct text *out) {
+#define X(member, option, name)                                                                                  \
+    if (SAMPLING_##member == SAMPLING_seed) text_addf(out, name " %llu", (unsigned long long)choice->values.seed); \
+    else text_addf(out, name " %g", (double)choice->values.member);                                              \
+    text_addf(out, " (%s)\n", choice->source[SAMPLING_##member]);
+    SAMPLING_SETTINGS(X)
+#undef X
+    if (choice->values.ignore_eos) text_addf(out, "ignore-eos (flag)\n");
+    for (size_t i = 0; i < choice->values.n_bias; i++)
+        text_addf(out, "logit-bias %d%+g (flag)\n", choice->values.bias[i].id, (double)choice->values.bias[i].bias);
+}

@@ -1,0 +1,103 @@
+/* What the commands share: the engine from the options, the log and progress on stderr, the answer on stdout, the interrupt
+ * flag, and the sampling settings with their sources. Everything runs on the main thread. */
+#ifndef COLDSTREAM_CLI_H
+#define COLDSTREAM_CLI_H
+
+#include "cli/options.h"
+#include "engine/engine.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130, EXIT_TERMINATED = 143 };
+
+struct cli {
+    struct options *options;
+    struct log_sink log;   /* "warning: ..." lines on stderr; wipes a progress line first */
+    bool stdout_is_terminal, stderr_is_terminal;
+    bool color_stdout, color_stderr; /* --color, NO_COLOR and the terminal, resolved */
+    size_t progress_width; /* columns of the progress line now on stderr */
+};
+
+/* One a command; the result is the exit status. Usage errors found later than parsing go through cli_usage(). */
+int cmd_chat(struct cli *c);
+int cmd_run(struct cli *c);
+int cmd_bench(struct cli *c);
+int cmd_perplexity(struct cli *c);
+int cmd_tokenize(struct cli *c);
+int cmd_detokenize(struct cli *c);
+int cmd_template(struct cli *c);
+int cmd_inspect(struct cli *c);
+
+/* ---- reports ---------------------------------------------------------------------------------------------------- */
+
+/* Print "coldstream: <reason>" and give the exit status of `code`: 130 for ERR_CANCELLED (printed only when verbose), else 1. */
+int cli_fail(struct cli *c, enum err code, const struct reason *why);
+int cli_usage(struct cli *c, const char *format, ...) PRINTF_LIKE(2, 3); /* prints, gives 2 */
+
+/* A line that is rewritten in place, on a terminal only; the empty text removes it. */
+void cli_progress(struct cli *c, const char *format, ...) PRINTF_LIKE(2, 3);
+void cli_progress_end(struct cli *c);
+
+/* Answer bytes to stdout, flushed at once. False: nobody reads (closed pipe, full disk); end quietly with EXIT_FAILED. */
+bool cli_write(struct span s) MUST_USE;
+static inline bool cli_write_text(const struct text *t) { return !t->failed && cli_write((struct span){t->ptr, t->len}); }
+
+/* ---- interrupts --------------------------------------------------------------------------------------------------- */
+
+/* SIGINT and SIGTERM set a flag that everything long polls. A second one while the flag is set ends the process at once
+ * (130 or 143, colours reset). chat clears the flag after it stopped an answer. SIGPIPE is ignored. */
+void cli_catch_signals(void);
+bool cli_cancelled(void);
+void cli_clear_cancel(void);
+int cli_cancelled_status(void); /* 130, or 143 after SIGTERM */
+
+/* ---- input --------------------------------------------------------------------------------------------------------- */
+
+/* Whole file, "-" for stdin. `out` is appended to. */
+enum err cli_read_file(const char *path, struct text *out, struct reason *why) MUST_USE;
+/* "3 17, 80" or "[3, 17, 80]": decimal ids between blanks, commas and brackets. `what` names the source in errors. */
+enum err cli_parse_ids(struct span text, const char *what, struct token_list *out, struct reason *why) MUST_USE;
+/* The backslash escapes of -e. */
+enum err cli_unescape(const char *text, struct text *out, struct reason *why) MUST_USE;
+
+/* ---- engine -------------------------------------------------------------------------------------------------------- */
+
+/* Options of the engine as the flags say. The struct borrows from `c`. */
+struct engine_options cli_engine_options(struct cli *c, bool vocab_only);
+/* Open it, with a progress line, and log what was resolved. */
+enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) MUST_USE;
+/* The engine's tokenizer, or a reason that names the file. */
+enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) MUST_USE;
+/* --family, else what the file's template says. */
+enum chat_family cli_family(const struct cli *c, const struct engine *e);
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------ */
+
+/* X(member of struct sampling and of struct options, flag's name) */
+#define SAMPLING_SETTINGS(X)               \
+    X(temperature, temp, "temp")           \
+    X(top_k, top_k, "top-k")               \
+    X(top_p, top_p, "top-p")               \
+    X(min_p, min_p, "min-p")               \
+    X(repeat_penalty, repeat_penalty, "repeat-penalty")          \
+    X(repeat_last_n, repeat_last_n, "repeat-last-n")             \
+    X(presence_penalty, presence_penalty, "presence-penalty")    \
+    X(frequency_penalty, frequency_penalty, "frequency-penalty") \
+    X(seed, seed, "seed")
+
+enum sampling_setting {
+#define X(member, option, name) SAMPLING_##member,
+    SAMPLING_SETTINGS(X)
+#undef X
+    SAMPLING_SETTING_COUNT
+};
+
+/* Settings in force and where each comes from: a flag, else the model family's card, else the runtime's default.
+ * A random seed is drawn here, so that it can be shown and repeated. */
+struct sampling_choice {
+    struct sampling values; /* bias is borrowed from the options */
+    const char *source[SAMPLING_SETTING_COUNT]; /* "flag", "environment", "/set", "qwen3-coder card", "random" */
+};
+void cli_sampling(const struct cli *c, enum chat_family family, bool thinking, struct sampling_choice *out);
+/* "temp 0.7 (qwen3-coder card)", one a line: /show and -v. */
+void cli_sampling_describe(const struct sampling_choice *choice, struct text *out);
+
+#endif

@@ -1,0 +1,3 @@
+#include "cli/cli.h"
+
+int cmd_inspect(struct cli *c) { return cli_usage(c, "inspect is not in this build yet"); }
