@@ -45,6 +45,7 @@ static enum err cursor_fail(const struct cursor *c, uint64_t at, enum err code, 
 
 /* The next `bytes` of the file, valid as long as the region. */
 static enum err take(struct cursor *c, uint64_t bytes, const uint8_t **out) {
+    *out = NULL;
     if (bytes > c->limit - c->pos) {
         if (c->limit < c->file->bytes)
             return cursor_fail(c, c->pos, ERR_LIMIT, "the metadata is larger than %d MiB; no known model needs that",
