@@ -1,5 +1,5 @@
 /* See gguf_raw.h. */
-#include "gguf_raw.h"
+#include "tests/support/gguf_raw.h"
 
 #include <assert.h>
 #include <fcntl.h>
@@ -29,6 +29,11 @@ void raw_write(const char *path, struct text bytes) {
     const ssize_t written = bytes.len ? write(fd, bytes.ptr, bytes.len) : 0;
     assert(written == (ssize_t)bytes.len);
     close(fd);
+}
+
+bool raw_write_sparse(const char *path, struct text bytes, uint64_t bytes_total) {
+    raw_write(path, bytes);
+    return truncate(path, (off_t)bytes_total) == 0;
 }
 
 /* ---- keys ------------------------------------------------------------------------------------------------------- */
@@ -143,7 +148,7 @@ void raw_place(struct raw_gguf *g) {
 /* ---- whole files ------------------------------------------------------------------------------------------------ */
 
 void raw_tiny(struct raw_gguf *g) {
-    enum { F32 = 0, E = 8, HQ = 2, HK = 1, D = 4, X = 2, F = 4, V = 8 };
+    enum { F32 = 0, F16 = 1, E = 8, HQ = 2, HK = 1, D = 4, X = 2, F = 4, V = 8 };
     *g = (struct raw_gguf){.magic = "GGUF", .version = 3, .n_tensors_claimed = RAW_AUTO, .n_keys_claimed = RAW_AUTO, .alignment = 32};
     raw_set_string(g, "general.architecture", "qwen3moe");
     raw_set_string(g, "general.name", "tiny");
@@ -169,21 +174,21 @@ void raw_tiny(struct raw_gguf *g) {
     raw_set_u32(g, "tokenizer.ggml.eos_token_id", 7);
     raw_set_bool(g, "tokenizer.ggml.add_bos_token", 0);
     raw_set_string(g, "tokenizer.chat_template", "{{ messages }}");
-    raw_add(g, "token_embd.weight", F32, E, V, 0);
+    raw_add(g, "token_embd.weight", F16, E, V, 0);
     raw_add(g, "output_norm.weight", F32, E, 0, 0);
-    raw_add(g, "output.weight", F32, E, V, 0);
+    raw_add(g, "output.weight", F16, E, V, 0);
     raw_add(g, "blk.0.attn_norm.weight", F32, E, 0, 0);
-    raw_add(g, "blk.0.attn_q.weight", F32, E, HQ * D, 0);
-    raw_add(g, "blk.0.attn_k.weight", F32, E, HK * D, 0);
-    raw_add(g, "blk.0.attn_v.weight", F32, E, HK * D, 0);
-    raw_add(g, "blk.0.attn_output.weight", F32, HQ * D, E, 0);
+    raw_add(g, "blk.0.attn_q.weight", F16, E, HQ * D, 0);
+    raw_add(g, "blk.0.attn_k.weight", F16, E, HK * D, 0);
+    raw_add(g, "blk.0.attn_v.weight", F16, E, HK * D, 0);
+    raw_add(g, "blk.0.attn_output.weight", F16, HQ * D, E, 0);
     raw_add(g, "blk.0.attn_q_norm.weight", F32, D, 0, 0);
     raw_add(g, "blk.0.attn_k_norm.weight", F32, D, 0, 0);
     raw_add(g, "blk.0.ffn_norm.weight", F32, E, 0, 0);
-    raw_add(g, "blk.0.ffn_gate_inp.weight", F32, E, X, 0);
-    raw_add(g, "blk.0.ffn_gate_exps.weight", F32, E, F, X);
-    raw_add(g, "blk.0.ffn_up_exps.weight", F32, E, F, X);
-    raw_add(g, "blk.0.ffn_down_exps.weight", F32, F, E, X);
+    raw_add(g, "blk.0.ffn_gate_inp.weight", F16, E, X, 0);
+    raw_add(g, "blk.0.ffn_gate_exps.weight", F16, E, F, X);
+    raw_add(g, "blk.0.ffn_up_exps.weight", F16, E, F, X);
+    raw_add(g, "blk.0.ffn_down_exps.weight", F16, F, E, X);
 }
 
 void raw_free(struct raw_gguf *g) {
@@ -200,7 +205,7 @@ static void build_name(struct text *out, const struct text *name, uint64_t claim
     text_add(out, name->ptr, name->len);
 }
 
-void raw_build(struct raw_gguf *g, struct text *out) {
+void raw_build_directory(struct raw_gguf *g, struct text *out) {
     const size_t start = out->len;
     text_add(out, g->magic, 4);
     raw_u32(out, g->version);
@@ -225,6 +230,11 @@ void raw_build(struct raw_gguf *g, struct text *out) {
     }
     while (g->n_tensors && (out->len - start) % g->alignment) text_add(out, "", 1);
     g->data_at = out->len - start;
+    assert(!out->failed);
+}
+
+void raw_build(struct raw_gguf *g, struct text *out) {
+    raw_build_directory(g, out);
     for (uint64_t i = 0; i < g->data_bytes; i++) text_add(out, &(char){(char)(i * 7)}, 1);
     assert(!out->failed);
 }

@@ -5,7 +5,7 @@
 
 #include "core/core.h"
 
-enum { RAW_KEYS = 64, RAW_TENSORS = 64, RAW_DIMS = 8 };
+enum { RAW_KEYS = 64, RAW_TENSORS = 2048, RAW_DIMS = 8 };
 #define RAW_AUTO UINT64_MAX /* a count or length that is to be the true one */
 
 struct raw_key {
@@ -25,7 +25,7 @@ struct raw_tensor {
     uint64_t at;               /* set by raw_build() */
 };
 
-struct raw_gguf {
+struct raw_gguf { /* large: keep it static */
     char magic[4];
     uint32_t version;
     uint64_t n_tensors_claimed, n_keys_claimed; /* RAW_AUTO */
@@ -38,10 +38,11 @@ struct raw_gguf {
     uint64_t data_at;                           /* set by raw_build() */
 };
 
-/* A valid qwen3moe model of 4 KiB: E 8, 2 heads of 4, 1 kv head, 2 experts of 4, 1 used, 8 tokens, 1 layer, all F32. */
+/* A valid qwen3moe model of 3 KiB: E 8, 2 heads of 4, 1 kv head, 2 experts of 4, 1 used, 8 tokens, 1 layer, F16. */
 void raw_tiny(struct raw_gguf *g);
 void raw_free(struct raw_gguf *g);
 void raw_build(struct raw_gguf *g, struct text *out); /* appends the file's bytes; data is a repeating pattern */
+void raw_build_directory(struct raw_gguf *g, struct text *out); /* the same without the data */
 
 /* Keys: setting replaces the value of a key that exists and appends one that does not. */
 struct raw_key *raw_key_find(struct raw_gguf *g, const char *name);
@@ -69,5 +70,7 @@ void raw_u32(struct text *out, uint32_t value);
 void raw_u64(struct text *out, uint64_t value);
 void raw_string(struct text *out, const char *value);
 void raw_write(const char *path, struct text bytes); /* replaces the file */
+/* The same, then the file is made `bytes_total` long without writing. False: the file system refuses such a length. */
+bool raw_write_sparse(const char *path, struct text bytes, uint64_t bytes_total);
 
 #endif
