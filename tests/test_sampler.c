@@ -13,8 +13,7 @@ static const struct sampling PLAIN = {.temperature = 1, .top_p = 1, .repeat_pena
 static struct sampler *open_or_die(struct sampling settings, const struct tokenizer *t, size_t n) {
     struct sampler *s = NULL;
     struct reason why = {""};
-    if (sampler_open(&settings, t, n, &s, &why) != ERR_NONE) print_error("%s\n", why.text);
-    assert_non_null(s);
+    if (sampler_open(&settings, t, n, &s, &why) != ERR_NONE) fail_test("%s", why.text);
     return s;
 }
 

@@ -36,7 +36,7 @@ static const char *const MERGES[] = {
     "\u00e4 \u00bd",
     "\u00e4\u00bd \u0142",
     "< |",
-    "im _",
+    "im p",
     "i m",
     "\u0120 wor",
 };
@@ -74,14 +74,6 @@ static size_t raw_of(struct span stored, char out[16]) {
     return n;
 }
 
-bool small_vocab_merge(size_t rank, char left[16], size_t *left_len, char right[16], size_t *right_len) {
-    if (rank >= N_MERGES) return false;
-    const char *space = strchr(MERGES[rank], ' ');
-    *left_len = raw_of((struct span){MERGES[rank], (size_t)(space - MERGES[rank])}, left);
-    *right_len = raw_of(span_of(space + 1), right);
-    return true;
-}
-
 static void add_row(struct small_vocab *v, size_t *used, struct span text, int32_t type) {
     assert(v->source.n_tokens < SMALL_VOCAB_CAP && *used + text.len <= sizeof v->storage);
     memcpy(v->storage + *used, text.ptr, text.len);
@@ -113,7 +105,13 @@ void small_vocab_fill(struct small_vocab *v) {
         add_row(v, &used, (struct span){text, (size_t)len}, type);
     }
     static_assert(N_MERGES <= sizeof v->merges / sizeof *v->merges, "merges");
-    for (size_t i = 0; i < N_MERGES; i++) v->merges[i] = span_of(MERGES[i]);
+    for (size_t i = 0; i < N_MERGES; i++) {
+        const char *space = strchr(MERGES[i], ' ');
+        struct small_merge *raw = &v->raw_merges[i];
+        v->merges[i] = span_of(MERGES[i]);
+        raw->left_len = raw_of((struct span){MERGES[i], (size_t)(space - MERGES[i])}, raw->left);
+        raw->right_len = raw_of(span_of(space + 1), raw->right);
+    }
     v->source.tokens = v->tokens;
     v->source.types = v->types;
     v->source.n_merges = N_MERGES;

@@ -7,19 +7,23 @@
 
 enum { SMALL_VOCAB_CAP = 512 };
 
+struct small_merge { /* raw bytes of the two parts, for reference implementations */
+    char left[16], right[16];
+    size_t left_len, right_len;
+};
+
 struct small_vocab {
     struct tokenizer_source source; /* points into this struct: do not copy */
     struct span tokens[SMALL_VOCAB_CAP];
     int32_t types[SMALL_VOCAB_CAP];
     struct span merges[64];
+    struct small_merge raw_merges[64];
     char storage[4096];
 };
 
 /* ids: merged tokens, last merge first; then bytes 255..0; then the added tokens; then two rows of padding, one of them typed
  * normal. end of text: <|endoftext|>; no bos. */
 void small_vocab_fill(struct small_vocab *v);
-/* The raw bytes of the parts of merge `rank`, for reference implementations; false past the end. */
-bool small_vocab_merge(size_t rank, char left[16], size_t *left_len, char right[16], size_t *right_len);
 
 /* Added tokens in id order; those in front of SMALL_VOCAB_N_CONTROL are typed control. */
 extern const char *const small_vocab_added[];
