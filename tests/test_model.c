@@ -41,7 +41,7 @@ static bool absent(const char *file) {
     return true;
 }
 
-#define SKIP_WITHOUT(file) \
+#define SKIP_WITHOUT(file)                                                                                                     \
     if (absent(file)) skip()
 
 static const struct model_tensor *tensor(const struct model *m, const char *name) {
@@ -306,11 +306,11 @@ static void integers_of_any_type(void **state) {
     raw_set_u64(&raw, K("block_count"), 1);
     raw_set_i32(&raw, K("embedding_length"), 8);
     raw_set_u16(&raw, K("attention.head_count"), 2);
-    raw_set(&raw, K("attention.head_count_kv"), 1, "\1", 1);       /* i8 */
-    raw_set(&raw, K("attention.key_length"), 0, "\4", 1);          /* u8 */
-    raw_set(&raw, K("attention.value_length"), 3, "\4\0", 2);      /* i16 */
-    raw_set(&raw, K("expert_count"), 11, "\2\0\0\0\0\0\0\0", 8);   /* i64 */
-    raw_set(&raw, K("rope.freq_base"), 12, &(double){50000}, 8);   /* f64 */
+    raw_set(&raw, K("attention.head_count_kv"), 1, "\1", 1);     /* i8 */
+    raw_set(&raw, K("attention.key_length"), 0, "\4", 1);        /* u8 */
+    raw_set(&raw, K("attention.value_length"), 3, "\4\0", 2);    /* i16 */
+    raw_set(&raw, K("expert_count"), 11, "\2\0\0\0\0\0\0\0", 8); /* i64 */
+    raw_set(&raw, K("rope.freq_base"), 12, &(double){50000}, 8); /* f64 */
     struct model *m = open_raw();
     assert_int_equal(m->shape.n_kv_heads, 1);
     assert_int_equal(m->shape.head_dim, 4);
@@ -368,24 +368,17 @@ static void no_tokenizer(void **state) {
 static void rope_scaling(void **state) {
     (void)state;
     static const struct {
-        const char *type;          /* NULL: key absent */
-        float factor, old_factor;  /* -1: key absent */
+        const char *type;         /* NULL: key absent */
+        float factor, old_factor; /* -1: key absent */
         enum rope_scaling want;
         float want_factor;
     } cases[] = {
-        {NULL, -1, -1, ROPE_NONE, 1},
-        {NULL, 4, -1, ROPE_LINEAR, 4}, /* a factor without a type is linear */
-        {NULL, -1, 2, ROPE_LINEAR, 2}, /* rope.scale_linear, the old key */
-        {NULL, 4, 2, ROPE_LINEAR, 4},
-        {NULL, 0, -1, ROPE_NONE, 1},
-        {"none", -1, -1, ROPE_NONE, 1},
+        {NULL, -1, -1, ROPE_NONE, 1},    {NULL, 4, -1, ROPE_LINEAR, 4}, /* a factor without a type is linear */
+        {NULL, -1, 2, ROPE_LINEAR, 2},                                  /* rope.scale_linear, the old key */
+        {NULL, 4, 2, ROPE_LINEAR, 4},    {NULL, 0, -1, ROPE_NONE, 1},     {"none", -1, -1, ROPE_NONE, 1},
         {"none", 4, -1, ROPE_NONE, 1}, /* none means none */
-        {"linear", 1, -1, ROPE_NONE, 1},
-        {"linear", 0, -1, ROPE_NONE, 1},
-        {"linear", 8, -1, ROPE_LINEAR, 8},
-        {"yarn", 4, -1, ROPE_YARN, 4},
-        {"yarn", -1, -1, ROPE_YARN, 1},
-        {"yarn", -1, 3, ROPE_YARN, 3},
+        {"linear", 1, -1, ROPE_NONE, 1}, {"linear", 0, -1, ROPE_NONE, 1}, {"linear", 8, -1, ROPE_LINEAR, 8},
+        {"yarn", 4, -1, ROPE_YARN, 4},   {"yarn", -1, -1, ROPE_YARN, 1},  {"yarn", -1, 3, ROPE_YARN, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         raw_free(&raw);
@@ -478,7 +471,8 @@ static void real_geometries(void **state) {
         {"Coder-480B-A35B", 62, 6144, 96, 8, 160, 8, 2560, 151936, 480.15},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        const uint64_t E = sizes[i].embd, Q = sizes[i].heads * 128u, KV = sizes[i].kv_heads * 128u, X = sizes[i].experts, F = sizes[i].ff;
+        const uint64_t E = sizes[i].embd, Q = sizes[i].heads * 128u, KV = sizes[i].kv_heads * 128u, X = sizes[i].experts,
+                       F = sizes[i].ff;
         raw_free(&raw);
         raw_tiny(&raw);
         for (size_t k = raw.n_keys; k-- > 0;)
@@ -503,10 +497,10 @@ static void real_geometries(void **state) {
                 const char *name;
                 uint32_t type;
                 uint64_t a, b, x;
-            } parts[] = {{"attn_norm", 0, E, 0, 0}, {"attn_q", 12, E, Q, 0}, {"attn_k", 12, E, KV, 0}, {"attn_v", 14, E, KV, 0},
-                         {"attn_output", 12, Q, E, 0}, {"attn_q_norm", 0, 128, 0, 0}, {"attn_k_norm", 0, 128, 0, 0},
-                         {"ffn_norm", 0, E, 0, 0}, {"ffn_gate_inp", 0, E, X, 0}, {"ffn_gate_exps", 12, E, F, X},
-                         {"ffn_up_exps", 12, E, F, X}, {"ffn_down_exps", 14, F, E, X}};
+            } parts[] = {{"attn_norm", 0, E, 0, 0},      {"attn_q", 12, E, Q, 0},      {"attn_k", 12, E, KV, 0},
+                         {"attn_v", 14, E, KV, 0},       {"attn_output", 12, Q, E, 0}, {"attn_q_norm", 0, 128, 0, 0},
+                         {"attn_k_norm", 0, 128, 0, 0},  {"ffn_norm", 0, E, 0, 0},     {"ffn_gate_inp", 0, E, X, 0},
+                         {"ffn_gate_exps", 12, E, F, X}, {"ffn_up_exps", 12, E, F, X}, {"ffn_down_exps", 14, F, E, X}};
             for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
                 char name[64];
                 snprintf(name, sizeof name, "blk.%u.%s.weight", layer, parts[p].name);
@@ -532,7 +526,9 @@ static void real_geometries(void **state) {
 
 /* ---- splits ----------------------------------------------------------------------------------------------------- */
 
-static void split_path(char *out, unsigned part, unsigned count) { sprintf(out, "%s/s-%05u-of-%05u.gguf", folder, part, count); }
+static void split_path(char *out, unsigned part, unsigned count) {
+    sprintf(out, "%s/s-%05u-of-%05u.gguf", folder, part, count);
+}
 
 static void built_split(void **state) {
     (void)state;

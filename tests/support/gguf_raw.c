@@ -149,7 +149,8 @@ void raw_place(struct raw_gguf *g) {
 
 void raw_tiny(struct raw_gguf *g) {
     enum { F32 = 0, F16 = 1, E = 8, HQ = 2, HK = 1, D = 4, X = 2, F = 4, V = 8 };
-    *g = (struct raw_gguf){.magic = "GGUF", .version = 3, .n_tensors_claimed = RAW_AUTO, .n_keys_claimed = RAW_AUTO, .alignment = 32};
+    *g = (struct raw_gguf){
+        .magic = "GGUF", .version = 3, .n_tensors_claimed = RAW_AUTO, .n_keys_claimed = RAW_AUTO, .alignment = 32};
     raw_set_string(g, "general.architecture", "qwen3moe");
     raw_set_string(g, "general.name", "tiny");
     raw_set_u32(g, "general.alignment", 32);

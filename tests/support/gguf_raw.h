@@ -6,13 +6,13 @@
 #include "core/core.h"
 
 enum { RAW_KEYS = 64, RAW_TENSORS = 2048, RAW_DIMS = 8 };
-#define RAW_AUTO UINT64_MAX /* a count or length that is to be the true one */
+#define RAW_AUTO 0xa070a070a070a070u /* a count or length that is to be the true one */
 
 struct raw_key {
     struct text name, payload; /* payload: what follows the value type */
     uint64_t name_len;         /* RAW_AUTO, or the length to claim */
     uint32_t type;
-    uint64_t at, payload_at;   /* set by raw_build(): positions in the file */
+    uint64_t at, payload_at; /* set by raw_build(): positions in the file */
 };
 
 struct raw_tensor {
@@ -20,9 +20,9 @@ struct raw_tensor {
     uint64_t name_len;
     uint32_t n_dims;
     uint64_t ne[RAW_DIMS];
-    uint32_t type;             /* GGUF id */
-    uint64_t offset;           /* set by raw_add(), raw_place() */
-    uint64_t at;               /* set by raw_build() */
+    uint32_t type;   /* GGUF id */
+    uint64_t offset; /* set by raw_add(), raw_place() */
+    uint64_t at;     /* set by raw_build() */
 };
 
 struct raw_gguf { /* large: keep it static */
@@ -35,13 +35,13 @@ struct raw_gguf { /* large: keep it static */
     size_t n_keys;
     struct raw_tensor tensors[RAW_TENSORS];
     size_t n_tensors;
-    uint64_t data_at;                           /* set by raw_build() */
+    uint64_t data_at; /* set by raw_build() */
 };
 
 /* A valid qwen3moe model of 3 KiB: E 8, 2 heads of 4, 1 kv head, 2 experts of 4, 1 used, 8 tokens, 1 layer, F16. */
 void raw_tiny(struct raw_gguf *g);
 void raw_free(struct raw_gguf *g);
-void raw_build(struct raw_gguf *g, struct text *out); /* appends the file's bytes; data is a repeating pattern */
+void raw_build(struct raw_gguf *g, struct text *out);           /* appends the file's bytes; data is a repeating pattern */
 void raw_build_directory(struct raw_gguf *g, struct text *out); /* the same without the data */
 
 /* Keys: setting replaces the value of a key that exists and appends one that does not. */
@@ -56,7 +56,8 @@ void raw_set_u16(struct raw_gguf *g, const char *name, uint16_t value);
 void raw_set_f32(struct raw_gguf *g, const char *name, float value);
 void raw_set_bool(struct raw_gguf *g, const char *name, uint8_t value);
 void raw_set_string(struct raw_gguf *g, const char *name, const char *value);
-void raw_set_array(struct raw_gguf *g, const char *name, uint32_t element_type, uint64_t count, const void *payload, size_t bytes);
+void raw_set_array(struct raw_gguf *g, const char *name, uint32_t element_type, uint64_t count, const void *payload,
+                   size_t bytes);
 void raw_set_strings(struct raw_gguf *g, const char *name, const char *const *strings, size_t n);
 void raw_set_i32s(struct raw_gguf *g, const char *name, const int32_t *values, size_t n);
 
