@@ -553,7 +553,7 @@ static void groups_50_to_52_places(void **state) {
         refuse_tensor("blk.0.attn_output.weight", offsets[i].problem);
     }
     fresh(); /* offset + data start fits, the end does not */
-    raw_build(&raw, &(struct text){0});
+    write_raw(); /* sets data_at */
     raw_find(&raw, "output.weight")->offset = (TOP - raw.data_at - 100) / 32 * 32;
     refuse_tensor("output.weight", "the end of its data overflows");
     fresh(); /* overlap by one block's padding only: allowed; by one byte: not */
