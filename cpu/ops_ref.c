@@ -2,10 +2,14 @@
  * What every faster variant is tested against: written to be read, never optimised, sums in double. Touches only its arguments. */
 #include <math.h>
 
-#include "cpu/cpu.h"
+#include "cpu/attention.h"
 
-/* Room for any variant. */
-uint64_t attention_scratch_bytes(size_t group, size_t dh) { return round_up((uint64_t)group * dh * sizeof(double), 64); }
+/* Room for any variant: what attend_rows() of attention_vec.h lays out, and the reference's one row of doubles. */
+uint64_t attention_scratch_bytes(size_t group, size_t dh) {
+    (void)group;
+    const uint64_t stride = (uint64_t)dh + ATTENTION_PAD;
+    return round_up((ATTENTION_KEYS_MAX * stride + ATTENTION_ROWS * (dh + stride + ATTENTION_KEYS_MAX + 3)) * sizeof(float), 64);
+}
 
 static void rmsnorm(const float *x, const float *gain, size_t n, float eps, float *out) {
     double squares = 0;
