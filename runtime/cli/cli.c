@@ -12,10 +12,14 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "core/json.h"
+#include "text/unicode.h"
+
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 
 int cli_fail(struct cli *c, enum err code, const struct reason *why) {
     cli_progress_end(c);
+    if (ferror(stdout)) return EXIT_FAILED; /* the reader left; there is nobody to tell */
     if (code == ERR_CANCELLED) {
         log_line(&c->log, LOG_INFO, "%s", why->text);
         return cli_cancelled_status();
@@ -54,6 +58,14 @@ void cli_progress_end(struct cli *c) {
 }
 
 bool cli_write(struct span s) { return fwrite(s.ptr, 1, s.len, stdout) == s.len && fflush(stdout) == 0; }
+
+void cli_add_json_string(struct span s, struct text *out) {
+    struct text valid = {0};
+    unicode_normalize(s, false, &valid);
+    out->failed |= valid.failed;
+    json_write_string((struct span){valid.ptr, valid.len}, out);
+    text_free(&valid);
+}
 
 /* ---- interrupts --------------------------------------------------------------------------------------------------- */
 

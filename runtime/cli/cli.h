@@ -40,6 +40,9 @@ void cli_progress_end(struct cli *c);
 bool cli_write(struct span s) MUST_USE;
 static inline bool cli_write_text(const struct text *t) { return !t->failed && cli_write((struct span){t->ptr, t->len}); }
 
+/* A JSON string of any bytes: what is no UTF-8 becomes U+FFFD. */
+void cli_add_json_string(struct span s, struct text *out);
+
 /* ---- interrupts --------------------------------------------------------------------------------------------------- */
 
 /* SIGINT and SIGTERM set a flag that everything long polls. A second one while the flag is set ends the process at once

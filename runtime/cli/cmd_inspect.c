@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/json.h"
-
 enum { GGUF_STRING = 8, GGUF_ARRAY = 9, SHOWN_ELEMENTS = 8, SHOWN_BYTES = 96 };
 
 /* GGUF value types by number; bytes 0: not a scalar. */
@@ -93,7 +91,7 @@ static void add_elements(const struct model_meta *m, bool as_json, struct text *
         if (i) text_addf(out, ", ");
         if (m->element_type == GGUF_STRING) {
             const struct span s = next_string(&rest);
-            if (as_json) json_write_string(s, out);
+            if (as_json) cli_add_json_string(s, out);
             else text_addf(out, "\""), add_escaped(s, SHOWN_BYTES, out), text_addf(out, "\"");
         } else if ((i + 1) * size <= rest.len) {
             (as_json ? add_scalar_json : add_scalar)(m->element_type, rest.ptr + i * size, out);
@@ -198,7 +196,7 @@ static void add_key(const char *key, struct text *out) { text_addf(out, ", \"%s\
 
 static void add_string_json(const char *key, struct span s, struct text *out) {
     add_key(key, out);
-    json_write_string(s, out);
+    cli_add_json_string(s, out);
 }
 
 static void add_shape_json(const struct model *m, struct text *out) {
@@ -225,13 +223,13 @@ static void add_metadata_json(const struct model *m, struct text *out) {
     for (size_t i = 0; i < m->n_meta; i++) {
         const struct model_meta *e = &m->meta[i];
         text_addf(out, i ? ", " : "{");
-        json_write_string(e->key, out);
+        cli_add_json_string(e->key, out);
         text_addf(out, ": {\"type\": \"%s\", ", value_types[e->type].name);
         if (e->type == GGUF_ARRAY)
             text_addf(out, "\"element_type\": \"%s\", \"count\": %" PRIu64 ", ", value_types[e->element_type].name, e->count);
         text_addf(out, e->type == GGUF_ARRAY && e->count > SHOWN_ELEMENTS ? "\"first\": " : "\"value\": ");
         if (e->type == GGUF_ARRAY) add_elements(e, true, out);
-        else if (e->type == GGUF_STRING) json_write_string(e->bytes, out);
+        else if (e->type == GGUF_STRING) cli_add_json_string(e->bytes, out);
         else add_scalar_json(e->type, e->bytes.ptr, out);
         text_addf(out, "}");
     }
@@ -244,7 +242,7 @@ static void add_tensors_json(const struct model *m, struct text *out) {
     for (size_t i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *t = &m->tensors[i];
         text_addf(out, i ? ", {\"name\": " : "{\"name\": ");
-        json_write_string(t->name, out);
+        cli_add_json_string(t->name, out);
         text_addf(out, ", \"type\": \"%s\", \"shape\": ", tensor_type_info(t->type)->name);
         add_extents(t, out);
         text_addf(out, ", \"bytes\": %" PRIu64 ", \"file\": %u, \"offset\": %" PRIu64 "}", t->bytes, t->file, t->offset);
@@ -272,7 +270,7 @@ static void add_json(const struct model *m, struct text *out) {
     add_key("files", out);
     for (size_t i = 0; i < m->n_files; i++) {
         text_addf(out, i ? ", {\"path\": " : "[{\"path\": ");
-        json_write_string(span_of(m->files[i].path), out);
+        cli_add_json_string(span_of(m->files[i].path), out);
         text_addf(out, ", \"bytes\": %" PRIu64 "}", m->files[i].bytes);
     }
     text_addf(out, "]");
@@ -286,7 +284,7 @@ static void add_json(const struct model *m, struct text *out) {
                   m->vocab.n_merges, m->vocab.bos, m->vocab.eos, m->vocab.eot, m->vocab.pad, m->vocab.add_bos ? "true" : "false");
     else text_addf(out, "null");
     add_key("family", out);
-    if (m->chat_template.len) json_write_string(span_of(chat_family_name(chat_family_detect(m->chat_template, NULL))), out);
+    if (m->chat_template.len) cli_add_json_string(span_of(chat_family_name(chat_family_detect(m->chat_template, NULL))), out);
     else text_addf(out, "null");
     add_metadata_json(m, out);
     add_types_json(m, out);
