@@ -5,9 +5,9 @@
 #include "cpu/cpu.h"
 
 enum {
-    ATTENTION_ROWS = 128,     /* query rows that share one pass over the keys; a row = one head of one query */
-    ATTENTION_KEYS_MAX = 64,  /* positions in a tile, at most */
-    ATTENTION_PAD = 32,       /* columns a widened row may be longer than dh */
+    ATTENTION_ROWS = 128,    /* query rows that share one pass over the keys; a row = one head of one query */
+    ATTENTION_KEYS_MAX = 36, /* positions in a tile, at most */
+    ATTENTION_PAD = 32,      /* columns a widened row may be longer than dh */
 };
 
 void attention_avx2(const struct attention *a);

@@ -1,5 +1,7 @@
 /* Body of attention_avx2.c and attention_avx512.c, over the names of vec_<isa>.h, which is included first.
  *
+ * The includer also defines KEYS, the positions in a tile, a multiple of ACCS.
+ *
  * One pass over the positions in tiles, with a running maximum, sum and mix for every query row (a row is one head of one
  * query, so decoding one token has `group` rows and each K and V row is read from memory once for all of them):
  *
@@ -30,12 +32,11 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 enum {
-    KEYS = ATTENTION_KEYS_MAX / ACCS * ACCS,
     STRIDE_UNIT = ACCS * PARITIES, /* most columns that one mixing block covers */
     STRIDE_128 = (128 + STRIDE_UNIT - 1) / STRIDE_UNIT * STRIDE_UNIT, /* of a tile when dh is 128, as in every real model */
     GROUPS = ATTENTION_ROWS / LANES,
 };
-_Static_assert((int)STRIDE_UNIT <= (int)ATTENTION_PAD, "scratch");
+_Static_assert(KEYS % ACCS == 0 && KEYS <= (int)ATTENTION_KEYS_MAX && STRIDE_UNIT <= (int)ATTENTION_PAD, "scratch");
 
 struct tile;
 
@@ -211,7 +212,9 @@ static size_t start_rows(const struct attention *a, size_t begin, size_t left, s
     for (size_t lane = 0; lane < g->width; lane++) g->max[lane] = -INFINITY;
     for (size_t r = 0; r < g->count; r++) {
         const float *q = a->q + (begin + r) / a->group * a->q_stride + (begin + r) % a->group * a->dh;
-        for (size_t c = 0; c < a->dh; c++) g->q[c / g->phases * g->width + r * g->phases + c % g->phases] = q[c];
+        float *lane = g->q + r * g->phases;
+        for (size_t c = 0; c < a->dh; c += g->phases, lane += g->width)
+            for (size_t phase = 0; phase < g->phases; phase++) lane[phase] = q[c + phase];
     }
     return g->count;
 }
@@ -220,7 +223,9 @@ static void finish_rows(const struct attention *a, const struct rows *g) {
     for (size_t r = 0; r < g->count; r++) {
         float *out = a->out + (g->begin + r) / a->group * a->out_stride + (g->begin + r) % a->group * a->dh;
         const float factor = 1 / g->total[r * g->phases];
-        for (size_t c = 0; c < a->dh; c++) out[c] = g->mixed[c / g->phases * g->width + r * g->phases + c % g->phases] * factor;
+        const float *lane = g->mixed + r * g->phases;
+        for (size_t c = 0; c < a->dh; c += g->phases, lane += g->width)
+            for (size_t phase = 0; phase < g->phases; phase++) out[c + phase] = lane[phase] * factor;
     }
 }
 
