@@ -1,8 +1,9 @@
 /* Messages -> prompt, for the chat templates of the Qwen3 family, written natively (no Jinja at run time).
  *
- * A rendering is a list of pieces: template text, in which added tokens count, and user or tool content, in which nothing
- * does, so that "<|im_end|>" typed by a user stays text. Joined, the pieces are byte-identical to what the published Jinja
- * templates print. */
+ * A rendering is a list of pieces: template text, in which added tokens count, and content, in which nothing does, so that
+ * "<|im_end|>" typed by a user stays text. Content is what users and tools wrote: user messages, tool results, tool
+ * definitions, arguments of tool calls. System and assistant text counts as template (a history holds real <think> tokens).
+ * Joined, the pieces are byte-identical to what the published Jinja templates print. */
 #ifndef COLDSTREAM_CHAT_H
 #define COLDSTREAM_CHAT_H
 
@@ -27,7 +28,7 @@ bool chat_family_can_think(enum chat_family family);
 
 struct chat_piece {
     struct span text;
-    bool content; /* user or tool content: tokenize with nothing recognised when it contains an added token's text */
+    bool content; /* tokenize with nothing recognised when it contains an added token's text */
 };
 
 struct chat_prompt {
@@ -43,6 +44,8 @@ struct chat_request {
     int enable_thinking;       /* 1, 0, or -1 not given */
 };
 
+/* Requests come from outside: a message the template cannot print is refused, naming it ("messages[3].content: ..."). On
+ * failure *out is empty. */
 enum err chat_render(enum chat_family family, const struct chat_request *request, struct chat_prompt *out, struct reason *why) MUST_USE;
 void chat_prompt_free(struct chat_prompt *prompt);
 

@@ -456,6 +456,12 @@ static size_t find_added(const struct tokenizer *t, struct span text, size_t at,
     return at;
 }
 
+bool tokenizer_has_added(const struct tokenizer *t, struct span text) {
+    const struct added_token *match;
+    find_added(t, text, 0, PARSE_SPECIAL, &match);
+    return match != NULL;
+}
+
 enum err tokenizer_encode(const struct tokenizer *t, struct span text, enum token_parse parse, struct token_list *out,
                           struct reason *why) {
     if (text.len > MAX_TEXT_BYTES)

@@ -47,6 +47,7 @@ bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* generation stops here: eos, eot, <|im_end|>, <|endoftext|> */
 bool tokenizer_is_unused(const struct tokenizer *t, int32_t id);     /* never to be sampled */
 int32_t tokenizer_find(const struct tokenizer *t, struct span text); /* id of an added token by its text, -1: none */
+bool tokenizer_has_added(const struct tokenizer *t, struct span text); /* does PARSE_SPECIAL recognise anything in it? */
 int32_t tokenizer_bos(const struct tokenizer *t);                    /* -1: none or not to be added */
 
 /* ---- streaming detokenizer: zero-initialise; at most 3 bytes are ever held ------------------------------------- */
