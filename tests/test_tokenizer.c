@@ -273,6 +273,7 @@ static void pieces(void **state) {
                                        "Hello^ world",
                                        "'s^ound",
                                        "'RE^D",
+                                       "'\u017f^x",
                                        "we^'ll^ x^'d^'T^'m^'ve",
                                        "'x",
                                        "\u2019s",
@@ -497,6 +498,9 @@ static void added_tokens(void **state) {
     assert_true(old >= 0 && tokenizer_is_control(t, old) && !tokenizer_is_control(t, tokenizer_find(t, SPAN("<think>"))));
     assert_true(tokenizer_is_end(t, tokenizer_find(t, SPAN("<|im_end|>"))) && tokenizer_is_end(t, small.source.eos));
     assert_false(tokenizer_is_end(t, tokenizer_find(t, SPAN("<|im_start|>"))));
+    struct token_list cut = encode(t, (struct span){"<think>", 6}, PARSE_SPECIAL); /* what follows the span is not looked at */
+    assert_int_equal(cut.len, 5);
+    token_list_free(&cut);
     assert_int_equal(tokenizer_find(t, SPAN("")), -1);
     assert_int_equal(tokenizer_find(t, SPAN("hello")), -1);
     const int32_t n = (int32_t)tokenizer_size(t);
@@ -642,8 +646,8 @@ static void merging_costs_n_log_n(void **state) {
 /* Quadratic work on these would run into the time limit of the test run; linear work takes a fraction of a second each. */
 static void unbounded_runs(void **state) {
     (void)state;
-    static const char *const units[] = {"a", " ", "\n ",        "!",        "1",      "e\u0301",      "\u0301",
-                                        "'", "<", "<|im_end|>", "\xF0\x9F", "\u4f60", " \u0323\u0301"};
+    static const char *const units[] = {"a", " ", "\n ",        "!",        "1",      "e\u0301",       "\u0301",
+                                        "'", "<", "<|im_end|>", "\xF0\x9F", "\u4f60", " \u0323\u0301", "\u0301\u0323"};
     enum { BYTES = 1 << 20 };
     struct tokenizer *t = open_small();
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
@@ -746,6 +750,14 @@ static void bad_tokens_are_refused(void **state) {
     small.types[byte_a] = 0;
     small.tokens[small.source.n_tokens - 1] = (struct span){NULL, 0};
     struct tokenizer *t = open_or_die(&small.source);
+    tokenizer_close(&t);
+    small_vocab_fill(&small); /* type 2, "unknown", is control; "[PAD<n>]" is padding in row n only; eot ends */
+    small.types[added] = 2;
+    small.tokens[small.source.n_tokens - 2] = SPAN("[PAD1]");
+    small.source.eot = 4;
+    t = open_or_die(&small.source);
+    assert_true(tokenizer_is_control(t, added) && !tokenizer_is_control(t, added - 2));
+    assert_true(tokenizer_bytes(t, (int32_t)small.source.n_tokens - 2).len == 6 && tokenizer_is_end(t, 4));
     tokenizer_close(&t);
     small.source.n_tokens = 0;
     check_refused(&small.source, ERR_UNSUPPORTED, "no vocabulary");
