@@ -53,23 +53,29 @@ static size_t put_utf8(char *out, unsigned code) {
     return 2;
 }
 
-static bool stands_for_itself(unsigned b) { return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE; }
+/* Both directions of the alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100 and up. */
+struct alphabet {
+    unsigned code_of[256];
+    uint8_t byte_of[0x100 + 68];
+};
 
-static unsigned stand_in_of(uint8_t byte) {
-    unsigned before = 0;
-    if (stands_for_itself(byte)) return byte;
-    for (unsigned b = 0; b < byte; b++) before += !stands_for_itself(b);
-    return 0x100 + before;
+static struct alphabet make_alphabet(void) {
+    struct alphabet a;
+    unsigned other = 0x100;
+    for (unsigned b = 0; b < 256; b++) {
+        const bool itself = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+        a.code_of[b] = itself ? b : other++;
+        a.byte_of[a.code_of[b]] = (uint8_t)b;
+    }
+    return a;
 }
 
-static size_t raw_of(struct span stored, char out[16]) {
+static size_t raw_of(const struct alphabet *a, struct span stored, char out[16]) {
     size_t n = 0;
     for (size_t at = 0; at < stored.len;) {
         const uint8_t lead = (uint8_t)stored.ptr[at];
-        const unsigned code = lead < 0x80 ? lead : (lead & 0x1Fu) << 6 | (stored.ptr[at + 1] & 0x3Fu);
+        out[n++] = (char)a->byte_of[lead < 0x80 ? lead : (lead & 0x1Fu) << 6 | (stored.ptr[at + 1] & 0x3Fu)];
         at += lead < 0x80 ? 1 : 2;
-        for (unsigned b = 0; b < 256; b++)
-            if (stand_in_of((uint8_t)b) == code) out[n++] = (char)b;
     }
     return n;
 }
@@ -89,6 +95,7 @@ static bool has_row(const struct small_vocab *v, struct span text) {
 }
 
 void small_vocab_fill(struct small_vocab *v) {
+    const struct alphabet alphabet = make_alphabet();
     size_t used = 0;
     char text[32];
     memset(v, 0, sizeof *v);
@@ -97,7 +104,7 @@ void small_vocab_fill(struct small_vocab *v) {
         const int len = snprintf(text, sizeof text, "%.*s%s", (int)(space - MERGES[i]), MERGES[i], space + 1);
         if (!has_row(v, (struct span){text, (size_t)len})) add_row(v, &used, (struct span){text, (size_t)len}, 1);
     }
-    for (unsigned b = 256; b-- > 0;) add_row(v, &used, (struct span){text, put_utf8(text, stand_in_of((uint8_t)b))}, 1);
+    for (unsigned b = 256; b-- > 0;) add_row(v, &used, (struct span){text, put_utf8(text, alphabet.code_of[b])}, 1);
     for (size_t i = 0; i < SMALL_VOCAB_N_ADDED; i++)
         add_row(v, &used, span_of(small_vocab_added[i]), i < SMALL_VOCAB_N_CONTROL ? 3 : 4);
     for (int32_t type = 1; type <= 5; type += 4) {
@@ -109,8 +116,8 @@ void small_vocab_fill(struct small_vocab *v) {
         const char *space = strchr(MERGES[i], ' ');
         struct small_merge *raw = &v->raw_merges[i];
         v->merges[i] = span_of(MERGES[i]);
-        raw->left_len = raw_of((struct span){MERGES[i], (size_t)(space - MERGES[i])}, raw->left);
-        raw->right_len = raw_of(span_of(space + 1), raw->right);
+        raw->left_len = raw_of(&alphabet, (struct span){MERGES[i], (size_t)(space - MERGES[i])}, raw->left);
+        raw->right_len = raw_of(&alphabet, span_of(space + 1), raw->right);
     }
     v->source.tokens = v->tokens;
     v->source.types = v->types;
