@@ -57,5 +57,5 @@ void acts_layout(struct acts *a, void *room) {
     at += floats;
     a->s32 = (float *)at;
     at += floats;
-    a->s16 = (float *)at;
+    a->sum16 = (int32_t *)at;
 }

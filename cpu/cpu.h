@@ -17,19 +17,21 @@ enum cpu_isa cpu_isa_best(void);                               /* the highest th
 
 /* ---- activations prepared for matmul ---------------------------------------------------------------------------
  * n vectors of k floats, and (when a quantized weight type wants it) their int8 form: one scale per 32 values,
- * d = max|x|/127, q = round to nearest even of x/d. Sums let kernels fold an additive weight offset into one product:
- * s32 = d * sum of the 32 q, s16 = d * sum of each 16 q. Arrays are [n][...], owned by the caller. k % 32 == 0 for the int8 form. */
+ * d = max|x|/127, q = round to nearest even of x * (127/max|x|). Sums let kernels fold an additive weight offset into one
+ * product: s32 = d * sum of the 32 q, sum16 = sum of each 16 q. A group whose max is below 2^-110 is zero; one that holds an
+ * infinity or NaN has d = NaN. Bit-identical in all variants. Arrays are [n][...], owned by the caller. k % 32 == 0 for the
+ * int8 form. */
 struct acts {
     size_t n, k;
     const float *f32; /* [n][k]; always present */
     int8_t *q;        /* [n][k] */
     float *d;         /* [n][k/32] */
     float *s32;       /* [n][k/32] */
-    float *s16;       /* [n][k/16] */
+    int32_t *sum16;   /* [n][k/16] */
 };
 
 uint64_t acts_bytes(size_t n, size_t k); /* room for the int8 form of n vectors */
-/* Point q, d, s32, s16 into `room` (64-byte aligned, acts_bytes(n, k) long). */
+/* Point q, d, s32, sum16 into `room` (64-byte aligned, acts_bytes(n, k) long). */
 void acts_layout(struct acts *a, void *room);
 
 /* ---- matrix times activations -------------------------------------------------------------------------------- */
@@ -45,7 +47,7 @@ struct matmul {
     size_t n;
     float *y;             /* y[i * ldy + r]: r counts from row 0 */
     size_t ldy;
-    void *scratch;        /* 64-byte aligned, matmul_scratch_bytes(k) long, one per thread; may be NULL when n == 1 */
+    void *scratch;        /* 64-byte aligned, matmul_scratch_bytes(k) long, one per thread */
 };
 
 struct cpu_type {
@@ -53,7 +55,7 @@ struct cpu_type {
     void (*dequant)(const void *row, float *out, size_t k);
     /* The product above. Chooses by n between a bandwidth-bound matrix-vector form and a blocked form. */
     void (*matmul)(const struct matmul *m);
-    bool int8_acts; /* matmul reads x->q, d, s32, s16; else x->f32 only */
+    bool int8_acts; /* matmul reads x->q, d, s32, sum16; else x->f32 only */
 };
 
 /* Causal attention of n consecutive query tokens over one layer's KV rows, for one KV head (a GQA group).
@@ -76,7 +78,7 @@ struct cpu_ops {
     enum cpu_isa isa;
     struct cpu_type types[TYPE_COUNT];
 
-    /* a->f32 -> a->q, d, s32, s16 for vectors [begin, end) */
+    /* a->f32 -> a->q, d, s32, sum16 for vectors [begin, end) */
     void (*quantize)(const struct acts *a, size_t begin, size_t end);
     /* out[i] = gain[i] * x[i] / sqrt(mean(x^2) + eps); sum of squares in double. out may be x. */
     void (*rmsnorm)(const float *x, const float *gain, size_t n, float eps, float *out);

@@ -193,7 +193,7 @@ static void matmul_bf16(const struct matmul *m) { matmul_floats(dequant_bf16, 2,
 
 /* One group of 32. Values below 2^-110 cannot matter beside any normal float and would overflow 127/max: they become zero.
  * A group that holds an infinity or a NaN gets the scale NaN, so that every product with it shows it. */
-static void quantize_group(const float *x, int8_t *q, float *d, float *s32, float *s16) {
+static void quantize_group(const float *x, int8_t *q, float *d, float *s32, int32_t *sum16) {
     float max = 0;
     bool finite = true;
     for (int i = 0; i < 32; i++) {
@@ -202,20 +202,18 @@ static void quantize_group(const float *x, int8_t *q, float *d, float *s32, floa
     }
     const bool usable = finite && max >= 0x1p-110f;
     const float inverse = usable ? 127 / max : 0;
-    int sum[2] = {0, 0};
+    sum16[0] = sum16[1] = 0;
     for (int i = 0; i < 32; i++) {
         q[i] = usable ? (int8_t)lrintf(x[i] * inverse) : 0;
-        sum[i / 16] += q[i];
+        sum16[i / 16] += q[i];
     }
     *d = usable ? max / 127 : finite ? 0 : NAN;
-    *s32 = *d * (float)(sum[0] + sum[1]);
-    s16[0] = *d * (float)sum[0];
-    s16[1] = *d * (float)sum[1];
+    *s32 = *d * (float)(sum16[0] + sum16[1]);
 }
 
 static void quantize(const struct acts *a, size_t begin, size_t end) {
     for (size_t g = begin * a->k / 32; g < end * a->k / 32; g++)
-        quantize_group(a->f32 + g * 32, a->q + g * 32, a->d + g, a->s32 + g, a->s16 + 2 * g);
+        quantize_group(a->f32 + g * 32, a->q + g * 32, a->d + g, a->s32 + g, a->sum16 + 2 * g);
 }
 
 void cpu_fill_quants_ref(struct cpu_ops *ops) {

@@ -1,0 +1,289 @@
+/* Speed of the weight kernels, on the shapes of Qwen3-30B-A3B's experts (gate, up 768 x 2048; down 2048 x 768).
+ *
+ * Decode: layers of 8 random experts and one token, rows shared out in units of 128 as the engine does, with its barriers;
+ * printed as GB/s of weights and as % of the best plain read of the same memory in the same run. The pool of random blocks
+ * (1.5 GiB, more than any cache) is walked in random order, so every weight comes from memory.
+ * Prefill: one expert after another, each with 8 to 128 tokens picked from a batch of 512; printed as thousands of
+ * token-experts a second (one token through one expert, 4.72 M multiply-adds). Activations are quantized beforehand.
+ * Every cell is the median of --reps runs.
+ *
+ *     kernels [--type NAME] [--isa ref|avx2|avx512] [--threads N] [--reps N] [--part decode|prefill] [--pool MiB] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/pool.h"
+#include "cpu/cpu.h"
+
+enum { EMBD = 2048, FF = 768, USED = 8, LAYERS = 48, BATCH = 512, UNIT = 128, COLUMNS = 5, MAX_REPS = 99 };
+static const unsigned prefill_n[COLUMNS] = {8, 16, 32, 64, 128};
+
+struct bench {
+    struct pool *workers;
+    uint8_t *weights;
+    uint64_t pool_bytes;
+    enum tensor_type type;
+    struct cpu_ops ops;
+    uint64_t matrix_bytes; /* gate, up and down hold the same number of weights */
+    uint32_t n_experts;
+    struct acts in, mid; /* [BATCH][EMBD], [BATCH][FF] */
+    float *gate, *up, *down;
+    int32_t index[BATCH];
+    uint8_t *scratch; /* [threads][scratch_bytes] */
+    uint64_t scratch_bytes;
+    const uint32_t *order; /* experts of the run in flight */
+    uint32_t n_groups, group, n; /* groups of `group` experts; n tokens through each */
+    struct pool_counter counters[4];
+    uint64_t sums[64];
+};
+
+static uint64_t random_next(uint64_t *s) {
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s * 0x2545f4914f6cdd1dull;
+}
+
+static void set_half(uint8_t *at, float value) {
+    const uint16_t h = f32_to_f16(value);
+    memcpy(at, &h, 2);
+}
+
+/* ---- weights --------------------------------------------------------------------------------------------------------- */
+
+/* Random bits, with scales that keep every weight near [-1, 1]. */
+static void fill_block(enum tensor_type type, uint8_t *b, uint64_t *seed) {
+    const uint32_t bytes = tensor_type_info(type)->block_bytes;
+    const float scale = (float)(1 + random_next(seed) % 64) / 64;
+    if (type == TYPE_F32) memcpy(b, &(float){scale - 0.5f}, 4);
+    else if (type == TYPE_F16) set_half(b, scale - 0.5f);
+    else if (type == TYPE_BF16) memcpy(b, &(uint16_t){(uint16_t)(0x3f00 + random_next(seed) % 128)}, 2);
+    else {
+        for (uint32_t i = 0; i + 8 <= bytes; i += 8) memcpy(b + i, &(uint64_t){random_next(seed)}, 8);
+        memcpy(b + bytes - 8, &(uint64_t){random_next(seed)}, 8);
+        if (type == TYPE_Q8_0) set_half(b, scale / 128);
+        else if (type == TYPE_Q4_0) set_half(b, scale / 8);
+        else if (type == TYPE_Q6_K) set_half(b + 208, scale / 4096);
+        else {
+            set_half(b, scale / 512);
+            set_half(b + 2, scale / 64);
+        }
+    }
+}
+
+static void fill_weights(const struct worker *me, void *ctx) {
+    const struct bench *b = ctx;
+    const uint64_t bytes = tensor_type_info(b->type)->block_bytes, blocks = b->pool_bytes / bytes;
+    uint64_t seed = 88172645463325252ull + me->index * 7919;
+    for (uint64_t i = blocks * me->index / me->count; i < blocks * (me->index + 1) / me->count; i++)
+        fill_block(b->type, b->weights + i * bytes, &seed);
+}
+
+/* ---- plain read ------------------------------------------------------------------------------------------------------- */
+
+static void read_all(const struct worker *me, void *ctx) {
+    struct bench *b = ctx;
+    const uint64_t lines = b->pool_bytes / 64;
+    const uint64_t begin = lines * me->index / me->count * 64, end = lines * (me->index + 1) / me->count * 64;
+    typedef uint64_t vec __attribute__((vector_size(16), aligned(16)));
+    vec sum[4] = {{0}};
+    for (uint64_t i = begin; i < end; i += 64) {
+        __builtin_prefetch(b->weights + i + b->group * 64, 0, 3);
+        const vec *v = (const vec *)(b->weights + i);
+        for (int j = 0; j < 4; j++) sum[j] += v[j];
+    }
+    sum[0] += sum[1] + sum[2] + sum[3];
+    b->sums[me->index % 64] = sum[0][0] + sum[0][1];
+}
+
+/* ---- products --------------------------------------------------------------------------------------------------------- */
+
+static void product(struct bench *b, const struct worker *me, uint32_t expert, int which, uint32_t unit, uint32_t slot) {
+    const bool down = which == 2;
+    const size_t k = down ? FF : EMBD, rows = down ? EMBD : FF;
+    uint64_t row_bytes = 0;
+    if (!tensor_row_bytes(b->type, k, &row_bytes)) abort();
+    float *const y[] = {b->gate, b->up, b->down};
+    b->ops.types[b->type].matmul(&(struct matmul){
+        .w = b->weights + (3 * (uint64_t)expert + which) * b->matrix_bytes, .row_bytes = row_bytes, .k = k,
+        .row_begin = unit * UNIT, .row_end = unit * UNIT + UNIT < rows ? unit * UNIT + UNIT : rows, .x = down ? &b->mid : &b->in,
+        .index = down ? NULL : b->index, .n = b->n, .y = y[which] + (size_t)slot * b->n * rows, .ldy = rows,
+        .scratch = b->scratch + me->index * b->scratch_bytes});
+}
+
+/* Groups of experts: all gates and ups, meet, all downs, meet. */
+static void run_groups(const struct worker *me, void *ctx) {
+    struct bench *b = ctx;
+    const uint32_t up_units = FF / UNIT, down_units = EMBD / UNIT;
+    unsigned at = 0;
+    for (uint32_t g = 0; g < b->n_groups; g++) {
+        const uint32_t *experts = b->order + g * b->group;
+        for (uint32_t u; pool_next(&b->counters[at % 4], b->group * 2 * up_units, &u);)
+            product(b, me, experts[u / (2 * up_units)], u / up_units % 2, u % up_units, u / (2 * up_units));
+        pool_barrier(me);
+        if (me->index == 0) pool_counter_reset(&b->counters[(++at + 1) % 4]);
+        else at++;
+        for (uint32_t u; pool_next(&b->counters[at % 4], b->group * down_units, &u);)
+            product(b, me, experts[u / down_units], 2, u % down_units, u / down_units);
+        pool_barrier(me);
+        if (me->index == 0) pool_counter_reset(&b->counters[(++at + 1) % 4]);
+        else at++;
+    }
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Seconds of fn, median of reps runs after one to warm up. */
+static double seconds(struct bench *b, void (*fn)(const struct worker *, void *), int reps) {
+    double t[MAX_REPS];
+    for (int r = -1; r < reps; r++) {
+        for (int i = 0; i < 4; i++) pool_counter_reset(&b->counters[i]);
+        const uint64_t start = clock_ns();
+        pool_run(b->workers, fn, b);
+        if (r >= 0) t[r] = 1e-9 * (double)(clock_ns() - start);
+        if (fn == run_groups) b->order += b->n_groups * b->group;
+    }
+    qsort(t, (size_t)reps, sizeof *t, by_value);
+    return t[reps / 2];
+}
+
+/* Random experts, none twice within a walk through the pool. */
+static uint32_t *random_order(uint32_t n_experts, uint32_t count) {
+    uint32_t *order = calloc_checked((uint64_t)count + n_experts, sizeof *order);
+    uint64_t seed = 1234567;
+    for (uint32_t at = 0; order && at < count; at += n_experts) {
+        for (uint32_t i = 0; i < n_experts; i++) {
+            const uint32_t j = (uint32_t)(random_next(&seed) >> 33) % (i + 1);
+            order[at + i] = order[at + j];
+            order[at + j] = i;
+        }
+    }
+    return order;
+}
+
+static double best_read(struct bench *b, int reps) {
+    double best = 0;
+    const uint32_t ahead[] = {1, 64, 128}; /* lines of prefetch distance: next to none, 4 KB, 8 KB */
+    for (int i = 0; i < 3; i++) {
+        b->group = ahead[i];
+        const double rate = (double)b->pool_bytes / seconds(b, read_all, reps) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+static void measure(struct bench *b, int reps, const char *part) {
+    const double read = best_read(b, reps);
+    printf("%-5s %-6s %2uT ", tensor_type_info(b->type)->name, cpu_isa_name(b->ops.isa), pool_threads(b->workers));
+    const bool slow = b->ops.isa == ISA_REF;
+    const uint32_t layers = slow ? 1 : LAYERS;
+    uint32_t *order = random_order(b->n_experts, (uint32_t)(reps + 1) * LAYERS * USED);
+    if (!order) abort();
+    if (strcmp(part, "prefill") != 0) {
+        b->order = order;
+        b->n_groups = layers;
+        b->group = USED;
+        b->n = 1;
+        const double rate = (double)layers * USED * 3 * (double)b->matrix_bytes / seconds(b, run_groups, reps) * 1e-9;
+        printf(" read %5.1f  decode %5.1f GB/s %4.0f %%", read, rate, 100 * rate / read);
+    }
+    for (int c = 0; c < COLUMNS && strcmp(part, "decode") != 0; c++) {
+        b->order = order;
+        b->n = prefill_n[c];
+        b->n_groups = slow ? 1 : 1 + 64 / b->n;
+        b->group = slow ? 1 : 4;
+        const double rate = (double)b->n_groups * b->group * b->n / seconds(b, run_groups, reps);
+        printf("%s%6.1f", c ? " " : "  prefill k/s ", 1e-3 * rate);
+    }
+    putchar('\n');
+    fflush(stdout);
+    free(order);
+}
+
+/* ---- set-up ----------------------------------------------------------------------------------------------------------- */
+
+static void *take(uint64_t bytes) {
+    void *p;
+    struct reason why;
+    if (pages_alloc(bytes, &p, &why) == ERR_NONE) return p;
+    fprintf(stderr, "%s\n", why.text);
+    exit(1);
+}
+
+static void make_acts(struct acts *a, size_t k) {
+    float *x = take(BATCH * k * sizeof *x);
+    uint64_t seed = k;
+    for (size_t i = 0; i < BATCH * k; i++) x[i] = (float)(int32_t)(random_next(&seed) >> 32) * 0x1p-31f;
+    *a = (struct acts){.n = BATCH, .k = k, .f32 = x};
+    acts_layout(a, take(acts_bytes(BATCH, k)));
+}
+
+static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa from, enum cpu_isa to, int threads, int reps, const char *part) {
+    uint64_t row = 0;
+    if (!tensor_row_bytes(type, EMBD, &row)) return;
+    b->type = type;
+    b->matrix_bytes = row * FF;
+    b->n_experts = (uint32_t)(b->pool_bytes / (3 * b->matrix_bytes));
+    for (enum cpu_isa isa = from; isa <= to; isa++)
+        for (int t = 1; t <= 2; t++) {
+            if (threads && t != 1) continue;
+            const unsigned count = threads ? (unsigned)threads : (unsigned)t;
+            int cpus[64];
+            for (int i = 0; i < 64; i++) cpus[i] = i;
+            struct reason why;
+            if (pool_open(count, cpus, count < 64 ? count : 64, &b->workers, &why) != ERR_NONE) {
+                fprintf(stderr, "%s\n", why.text);
+                exit(1);
+            }
+            if (t == 1 && isa == from) pool_run(b->workers, fill_weights, b);
+            cpu_ops_init(&b->ops, isa);
+            b->ops.quantize(&b->in, 0, BATCH);
+            b->ops.quantize(&b->mid, 0, BATCH);
+            b->scratch_bytes = matmul_scratch_bytes(EMBD);
+            b->scratch = take(b->scratch_bytes * count);
+            measure(b, reps, part);
+            pages_free(b->scratch, b->scratch_bytes * count);
+            pool_close(&b->workers);
+        }
+}
+
+int main(int argc, char **argv) {
+    enum cpu_isa from = ISA_AVX2, to = cpu_isa_best();
+    int threads = 0, reps = 7;
+    const char *part = "all";
+    enum tensor_type only = TYPE_COUNT;
+    struct bench *b = take(sizeof *b);
+    b->pool_bytes = 1536ull << 20;
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        bool ok = true;
+        if (!strcmp(argv[i], "--isa")) ok = cpu_isa_from_name(span_of(value), &from) && (to = from) <= cpu_isa_best();
+        else if (!strcmp(argv[i], "--type")) ok = tensor_type_from_name(span_of(value), &only);
+        else if (!strcmp(argv[i], "--threads")) ok = (threads = atoi(value)) >= 1;
+        else if (!strcmp(argv[i], "--reps")) ok = (reps = atoi(value)) >= 1 && reps <= MAX_REPS;
+        else if (!strcmp(argv[i], "--part")) part = value;
+        else if (!strcmp(argv[i], "--pool")) ok = (b->pool_bytes = (uint64_t)atoi(value) << 20) >= 64 << 20;
+        else ok = false;
+        if (!ok) {
+            fprintf(stderr, "kernels: bad %s %s; usage is in the first comment of bench/kernels.c\n", argv[i], value);
+            return 2;
+        }
+        i++;
+    }
+    b->weights = take(b->pool_bytes);
+    make_acts(&b->in, EMBD);
+    make_acts(&b->mid, FF);
+    const uint64_t slots = 128 * 4 > USED ? 128 * 4 : USED;
+    b->gate = take(slots * FF * sizeof(float));
+    b->up = take(slots * FF * sizeof(float));
+    b->down = take(slots * EMBD * sizeof(float));
+    for (int i = 0; i < BATCH; i++) b->index[i] = (i * 37 + 11) % BATCH;
+    printf("prefill columns: 8 16 32 64 128 tokens an expert\n");
+    static const enum tensor_type types[] = {TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_Q8_0, TYPE_Q4_0, TYPE_F16, TYPE_BF16, TYPE_F32};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (only == TYPE_COUNT || only == types[i]) measure_type(b, types[i], from, to, threads, reps, part);
+    return 0;
+}

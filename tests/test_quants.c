@@ -1,0 +1,525 @@
+/* Weight formats: golden decoding bit for bit, golden dot products, and every kernel variant against the reference and
+ * against exact arithmetic: odd sizes, misaligned rows, outliers, extreme blocks, slices, index lists, guarded outputs. */
+#include "tests/support/check.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/json.h"
+#include "cpu/cpu.h"
+
+static const enum tensor_type types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q4_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K};
+enum { N_TYPES = sizeof types / sizeof *types, GUARD = 64 };
+
+static uint64_t next_random(uint64_t *s) {
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s * 0x2545f4914f6cdd1dull;
+}
+
+static float uniform(uint64_t *s) { return (float)(int32_t)(next_random(s) >> 32) * 0x1p-31f; } /* -1 .. 1 */
+
+static void *must_alloc(size_t bytes) { /* exact size, so that the address sanitizer sees one byte too far */
+    void *p = NULL;
+    assert_int_equal(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
+    return p;
+}
+
+static size_t row_bytes_of(enum tensor_type type, size_t k) {
+    uint64_t bytes = 0;
+    assert_true(tensor_row_bytes(type, k, &bytes));
+    return bytes;
+}
+
+static const char *type_name(enum tensor_type type) { return tensor_type_info(type)->name; }
+
+/* ---- golden data -------------------------------------------------------------------------------------------------------- */
+
+static uint8_t *read_file(const char *folder, const char *name, const char *suffix, size_t *bytes) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s%s", folder, name, suffix);
+    for (char *c = path + strlen(folder); *c; c++) /* the index writes q4_K; the copies are all lower case */
+        if (!strncmp(folder, TESTS_DIR, strlen(TESTS_DIR)) && *c == 'K') *c = 'k';
+    FILE *f = fopen(path, "rb");
+    if (!f) return NULL;
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    *bytes = (size_t)ftell(f);
+    rewind(f);
+    uint8_t *data = must_alloc(*bytes);
+    assert_int_equal(fread(data, 1, *bytes, f), *bytes);
+    fclose(f);
+    return data;
+}
+
+/* Rows of 512 weights in <name>.bin must decode to <name>.f32 (f32 without one: to itself) in every variant. */
+static void check_decoding(const char *folder, const char *name, enum tensor_type type) {
+    size_t bin_bytes, f32_bytes;
+    uint8_t *bin = read_file(folder, name, ".bin", &bin_bytes);
+    if (!bin) fail_test("%s/%s.bin is missing", folder, name);
+    uint8_t *f32 = read_file(folder, name, ".f32", &f32_bytes);
+    if (!f32 && type == TYPE_F32) f32 = read_file(folder, name, ".bin", &f32_bytes);
+    assert_non_null(f32);
+    const size_t row_bytes = row_bytes_of(type, 512), rows = bin_bytes / row_bytes;
+    assert_int_equal(f32_bytes, rows * 2048);
+    for (enum cpu_isa isa = ISA_REF; isa <= cpu_isa_best(); isa++) {
+        struct cpu_ops ops;
+        cpu_ops_init(&ops, isa);
+        for (size_t r = 0; r < rows; r++) {
+            float out[512];
+            ops.types[type].dequant(bin + r * row_bytes, out, 512);
+            for (int i = 0; i < 512; i++) {
+                float want;
+                memcpy(&want, f32 + r * 2048 + 4 * i, 4);
+                if (!(out[i] == want || (isnan(out[i]) && isnan(want))))
+                    fail_test("%s (%s) row %zu weight %d: %.9g, golden %.9g", name, cpu_isa_name(isa), r, i, (double)out[i], (double)want);
+            }
+        }
+    }
+    free(bin);
+    free(f32);
+}
+
+static void decoding_is_exact(void **state) {
+    (void)state;
+    static const char *const names[N_TYPES] = {"f32", "f16", "bf16", "q4_0", "q8_0", "q4_K", "q5_K", "q6_K"};
+    for (int t = 0; t < N_TYPES; t++) check_decoding(TESTS_DIR "/golden/gguf", names[t], types[t]);
+    size_t bytes;
+    uint8_t *index = read_file(SHARED_DIR "/golden/gguf", "index", ".json", &bytes);
+    if (!index) {
+        print_message("[  SKIP  ] %s/golden/gguf is absent: only the small copy was checked\n", SHARED_DIR);
+        return;
+    }
+    free(index);
+    for (int t = 0; t < N_TYPES; t++) {
+        char random[32];
+        snprintf(random, sizeof random, "%s.rand", names[t]);
+        check_decoding(SHARED_DIR "/golden/gguf", names[t], types[t]);
+        check_decoding(SHARED_DIR "/golden/gguf", random, types[t]);
+    }
+}
+
+/* ---- one product, judged ------------------------------------------------------------------------------------------------- */
+
+enum weight_kind { RANDOM, MAXIMA /* all bits set, scales finite */, ZEROS, TINY_SCALES, HUGE_SCALES, WEIGHT_KINDS };
+enum act_kind { NORMAL, OUTLIERS, CONSTANT, ACT_ZEROS, ACT_KINDS };
+
+struct product {
+    enum tensor_type type;
+    size_t rows, k, n, row_bytes;
+    uint8_t *w; /* rows at odd addresses */
+    void *w_room, *act_room;
+    struct acts x;
+    float *exact; /* [rows][k] */
+};
+
+static void set_half(uint8_t *at, float v) {
+    const uint16_t h = f32_to_f16(v);
+    memcpy(at, &h, 2);
+}
+
+static void fill_weights(struct product *p, enum weight_kind kind, uint64_t *seed) {
+    const struct tensor_type_info *info = tensor_type_info(p->type);
+    const float unit = kind == TINY_SCALES ? 1e-6f : kind == HUGE_SCALES ? 60000 : 0.01f;
+    for (size_t r = 0; r < p->rows; r++)
+        for (size_t b = 0; b < p->k / info->block_weights; b++) {
+            uint8_t *at = p->w + r * p->row_bytes + b * info->block_bytes;
+            for (uint32_t i = 0; i < info->block_bytes; i++) at[i] = kind == MAXIMA ? 255 : kind == ZEROS ? 0 : (uint8_t)(next_random(seed) >> 40);
+            const float d = kind == ZEROS ? 0 : unit * (kind == MAXIMA ? 1 : fabsf(uniform(seed)));
+            switch (p->type) {
+                case TYPE_F32: memcpy(at, &(float){d * uniform(seed) * 100}, 4); break;
+                case TYPE_F16: set_half(at, d * uniform(seed)); break;
+                case TYPE_BF16: memcpy(at, &(uint16_t){(uint16_t)(f32_to_f16(uniform(seed)) & 0xbfff)}, 2); break;
+                case TYPE_Q6_K: set_half(at + 208, d); break;
+                case TYPE_Q4_0:
+                case TYPE_Q8_0: set_half(at, d); break;
+                default:
+                    set_half(at, d);
+                    set_half(at + 2, fminf(d * fabsf(uniform(seed)) * 4, 65000));
+            }
+        }
+}
+
+static void fill_acts(struct product *p, enum act_kind kind, uint64_t *seed) {
+    float *x = (float *)p->x.f32;
+    for (size_t i = 0; i < p->x.n * p->k; i++) {
+        x[i] = kind == CONSTANT ? 0.5f : kind == ACT_ZEROS ? 0 : uniform(seed) * uniform(seed) * 2;
+        if (kind == OUTLIERS && next_random(seed) % 97 == 0) x[i] *= 1e4f;
+    }
+}
+
+/* `vectors`: how many the activations hold, at least n. */
+static struct product make_product(enum tensor_type type, size_t rows, size_t k, size_t n, size_t vectors) {
+    struct product p = {.type = type, .rows = rows, .k = k, .n = n};
+    p.row_bytes = row_bytes_of(type, k) + 1;
+    p.w_room = must_alloc(3 + rows * p.row_bytes - 1);
+    p.w = (uint8_t *)p.w_room + 3;
+    p.x = (struct acts){.n = vectors, .k = k, .f32 = must_alloc(vectors * k * 4)};
+    p.act_room = must_alloc(acts_bytes(vectors, k));
+    acts_layout(&p.x, p.act_room);
+    p.exact = must_alloc(rows * k * 4);
+    return p;
+}
+
+static void free_product(struct product *p) {
+    free(p->w_room);
+    free(p->act_room);
+    free((void *)p->x.f32);
+    free(p->exact);
+}
+
+/* After the weights and activations are filled. */
+static void settle(struct product *p) {
+    struct cpu_ops ops;
+    cpu_ops_init(&ops, ISA_REF);
+    for (size_t r = 0; r < p->rows; r++) ops.types[p->type].dequant(p->w + r * p->row_bytes, p->exact + r * p->k, p->k);
+    if (ops.types[p->type].int8_acts) ops.quantize(&p->x, 0, p->x.n);
+}
+
+/* y[n][rows] of one variant. Outputs are poisoned first, and nothing around or outside the slice may change. */
+static float *run(const struct product *p, enum cpu_isa isa, size_t begin, size_t end, const int32_t *index) {
+    struct cpu_ops ops;
+    cpu_ops_init(&ops, isa);
+    const size_t ldy = p->rows + GUARD;
+    float *y = must_alloc((GUARD + p->n * ldy) * sizeof *y), *out = must_alloc(p->n * p->rows * sizeof *out);
+    const float poison = -7.75e30f;
+    for (size_t i = 0; i < GUARD + p->n * ldy; i++) y[i] = poison;
+    void *scratch = must_alloc(matmul_scratch_bytes(p->k));
+    ops.types[p->type].matmul(&(struct matmul){.w = p->w, .row_bytes = p->row_bytes, .k = p->k, .row_begin = begin, .row_end = end,
+                                               .x = &p->x, .index = index, .n = p->n, .y = y + GUARD, .ldy = ldy, .scratch = scratch});
+    for (size_t i = 0; i < GUARD; i++) assert_true(y[i] == poison);
+    for (size_t v = 0; v < p->n; v++)
+        for (size_t r = 0; r < ldy; r++) {
+            const float got = y[GUARD + v * ldy + r];
+            const bool wanted = r >= begin && r < end;
+            if (wanted == (got == poison))
+                fail_test("%s (%s) rows [%zu,%zu) k %zu n %zu: output %zu of vector %zu was %s", type_name(p->type), cpu_isa_name(isa), begin,
+                          end, p->k, p->n, r, v, wanted ? "not written" : "overwritten");
+            if (r < p->rows) out[v * p->rows + r] = got;
+        }
+    free(y);
+    free(scratch);
+    return out;
+}
+
+/* The exact product with the unrounded activations, and the size of its terms: the largest weight of each 32 times the sum
+ * of magnitudes, because formats with a minimum add terms that are larger than the weights they cancel to. */
+static void exact_dot(const struct product *p, size_t r, size_t v, double *dot, double *size) {
+    const float *w = p->exact + r * p->k, *x = p->x.f32 + v * p->k;
+    *dot = *size = 0;
+    for (size_t g = 0; g < p->k; g += 32) {
+        double most = 0, sum = 0;
+        for (size_t c = g; c < g + 32 && c < p->k; c++) {
+            *dot += (double)w[c] * x[c];
+            most = fmax(most, fabs((double)w[c]));
+            sum += fabs((double)x[c]);
+        }
+        *size += most * sum;
+    }
+}
+
+/* Against exact arithmetic the error is at most twice the reference's; against the reference only summation order differs. */
+static void judge(const struct product *p, enum cpu_isa isa, const float *ref, const float *got, const int32_t *index, const char *what) {
+    for (size_t v = 0; v < p->n; v++)
+        for (size_t r = 0; r < p->rows; r++) {
+            double dot, size;
+            exact_dot(p, r, index ? (size_t)index[v] : v, &dot, &size);
+            const double a = ref[v * p->rows + r], b = got[v * p->rows + r], slack = 2e-6 * size + 1e-35;
+            if (!(fabs(b - dot) <= 2 * fabs(a - dot) + slack && fabs(b - a) <= slack))
+                fail_test("%s (%s, %s) k %zu n %zu row %zu vector %zu: %.9g, reference %.9g, exact %.9g, terms %.3g", type_name(p->type),
+                          cpu_isa_name(isa), what, p->k, p->n, r, v, b, a, dot, size);
+        }
+}
+
+/* Calls test for each type and each variant but the reference; says which variants this machine lacks. */
+static void each(void (*test)(enum tensor_type, enum cpu_isa)) {
+    for (enum cpu_isa isa = ISA_REF + 1; isa < ISA_COUNT; isa++) {
+        if (isa > cpu_isa_best()) {
+            print_message("[  SKIP  ] this machine has no %s\n", cpu_isa_name(isa));
+            continue;
+        }
+        for (int t = 0; t < N_TYPES; t++) test(types[t], isa);
+    }
+}
+
+/* ---- the cases ------------------------------------------------------------------------------------------------------------ */
+
+static void check_sizes(enum tensor_type type, enum cpu_isa isa) {
+    static const size_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64}, blocks[] = {1, 2, 3, 5, 7, 8, 9, 31};
+    static const size_t odd[] = {1, 7, 15, 33, 63, 100, 257};
+    static const size_t rows[] = {1, 5, 16, 31, 37, 67};
+    const size_t block = tensor_type_info(type)->block_weights == 256 ? 256 : 32;
+    uint64_t seed = 42 + type;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (size_t b = 0; b < 8 + (tensor_type_info(type)->block_weights == 1 ? 7 : 0); b++) {
+            if (block == 256 && b >= 5) continue;
+            const size_t n = counts[i], k = b < 8 ? block * blocks[b] : odd[b - 8];
+            struct product p = make_product(type, rows[(i + b) % 6], k, n, n);
+            fill_weights(&p, RANDOM, &seed);
+            fill_acts(&p, (i + b) % 3 == 2 ? OUTLIERS : NORMAL, &seed);
+            settle(&p);
+            float *ref = run(&p, ISA_REF, 0, p.rows, NULL), *got = run(&p, isa, 0, p.rows, NULL);
+            judge(&p, isa, ref, got, NULL, "sizes");
+            free(ref);
+            free(got);
+            free_product(&p);
+        }
+}
+
+static void check_values(enum tensor_type type, enum cpu_isa isa) {
+    static const size_t counts[] = {1, 3, 16};
+    uint64_t seed = 4242 + type;
+    for (int w = 0; w < WEIGHT_KINDS; w++)
+        for (int a = 0; a < ACT_KINDS; a++)
+            for (int i = 0; i < 3; i++) {
+                struct product p = make_product(type, 33, 512 + (tensor_type_info(type)->block_weights < 256 ? 96 : 0), counts[i], counts[i]);
+                fill_weights(&p, (enum weight_kind)w, &seed);
+                fill_acts(&p, (enum act_kind)a, &seed);
+                settle(&p);
+                float *ref = run(&p, ISA_REF, 0, p.rows, NULL), *got = run(&p, isa, 0, p.rows, NULL);
+                judge(&p, isa, ref, got, NULL, "values");
+                free(ref);
+                free(got);
+                free_product(&p);
+            }
+}
+
+/* The largest magnitudes that int8 products can reach: nothing may saturate. */
+static void check_saturation(enum tensor_type type, enum cpu_isa isa) {
+    if (tensor_type_info(type)->block_weights == 1) return;
+    for (int sign = 0; sign < 4; sign++) {
+        struct product p = make_product(type, 17, 512, sign & 1 ? 9 : 1, 9);
+        uint64_t seed = 1;
+        fill_weights(&p, MAXIMA, &seed);
+        if (type == TYPE_Q8_0) /* -128 everywhere, and -128 beside 127 */
+            for (size_t r = 0; r < p.rows; r++)
+                for (int c = 0; c < 512; c++) p.w[r * p.row_bytes + (size_t)(c / 32 * 34 + 2 + c % 32)] = r % 2 && c % 2 ? 127 : 128;
+        for (size_t i = 0; i < 9 * 512; i++) ((float *)p.x.f32)[i] = sign & 2 && i % 2 ? -1 : 1;
+        settle(&p);
+        float *ref = run(&p, ISA_REF, 0, p.rows, NULL), *got = run(&p, isa, 0, p.rows, NULL);
+        judge(&p, isa, ref, got, NULL, "saturation");
+        free(ref);
+        free(got);
+        free_product(&p);
+    }
+}
+
+/* A row's result does not depend on the slice it was computed in, nor on its neighbours in the batch. */
+static void check_independence(enum tensor_type type, enum cpu_isa isa) {
+    static const size_t counts[] = {1, 2, 4, 7, 16, 33};
+    uint64_t seed = 77;
+    for (int i = 0; i < 6; i++) {
+        const size_t n = counts[i], rows = 203;
+        struct product p = make_product(type, rows, tensor_type_info(type)->block_weights == 256 ? 768 : 352, n, 40);
+        fill_weights(&p, RANDOM, &seed);
+        fill_acts(&p, NORMAL, &seed);
+        settle(&p);
+        int32_t index[33], first[33];
+        for (size_t v = 0; v < n; v++) {
+            index[v] = (int32_t)(next_random(&seed) % 40);
+            first[v] = index[0];
+        }
+        float *whole = run(&p, isa, 0, rows, index), *ref = run(&p, ISA_REF, 0, rows, index);
+        judge(&p, isa, ref, whole, index, "index");
+        const size_t cuts[] = {0, 1, 64, 69, 128, 131, 192, 203};
+        for (int c = 0; c < 7; c++) {
+            float *part = run(&p, isa, cuts[c], cuts[c + 1], index);
+            for (size_t v = 0; v < n; v++)
+                if (memcmp(part + v * rows + cuts[c], whole + v * rows + cuts[c], (cuts[c + 1] - cuts[c]) * sizeof(float)))
+                    fail_test("%s (%s) n %zu: rows [%zu,%zu) alone differ from the same rows in the whole", type_name(type), cpu_isa_name(isa), n, cuts[c], cuts[c + 1]);
+            free(part);
+        }
+        float *same = run(&p, isa, 0, rows, first);
+        for (size_t v = 0; v < n; v++)
+            if (memcmp(same + v * rows, whole, rows * sizeof(float)))
+                fail_test("%s (%s) n %zu: vector %zu depends on the other vectors", type_name(type), cpu_isa_name(isa), n, v);
+        free(same);
+        free(whole);
+        free(ref);
+        free_product(&p);
+    }
+}
+
+/* Blocked products of different sizes agree about the vectors they share. */
+static void check_batch_sizes(enum tensor_type type, enum cpu_isa isa) {
+    uint64_t seed = 99;
+    struct product p = make_product(type, 64, 768, 64, 64);
+    fill_weights(&p, RANDOM, &seed);
+    fill_acts(&p, NORMAL, &seed);
+    settle(&p);
+    float *all = run(&p, isa, 0, p.rows, NULL);
+    for (size_t n = 16; n < 64; n++) {
+        p.n = n;
+        float *some = run(&p, isa, 0, p.rows, NULL);
+        if (memcmp(some, all, n * p.rows * sizeof(float))) fail_test("%s (%s): a batch of %zu differs from a batch of 64", type_name(type), cpu_isa_name(isa), n);
+        free(some);
+    }
+    free(all);
+    free_product(&p);
+}
+
+/* Scales that are no numbers spoil their own row only. */
+static void check_bad_scales(enum tensor_type type, enum cpu_isa isa) {
+    static const uint16_t bad[] = {0x7e00, 0x7c00, 0xfc00, 0x7fff, 0xffff};
+    uint64_t seed = 5;
+    for (int i = 0; i < 10; i++) {
+        struct product p = make_product(type, 37, 512, i % 2 ? 1 : 17, 17);
+        fill_weights(&p, RANDOM, &seed);
+        fill_acts(&p, NORMAL, &seed);
+        settle(&p);
+        float *good = run(&p, isa, 0, p.rows, NULL);
+        const size_t at = type == TYPE_Q6_K ? 208 : type == TYPE_F32 ? 2 : 0;
+        memcpy(p.w + 11 * p.row_bytes + at, &bad[i / 2], 2);
+        float *got = run(&p, isa, 0, p.rows, NULL);
+        for (size_t v = 0; v < p.n; v++)
+            for (size_t r = 0; r < p.rows; r++)
+                if (r != 11) assert_true(got[v * p.rows + r] == good[v * p.rows + r]);
+                else assert_false(isfinite(got[v * p.rows + r]) && bad[i / 2] != 0xffff && bad[i / 2] != 0x7fff && type != TYPE_F32 && type != TYPE_BF16);
+        free(good);
+        free(got);
+        free_product(&p);
+    }
+}
+
+static void sizes(void **state) { (void)state; each(check_sizes); }
+static void values(void **state) { (void)state; each(check_values); }
+static void no_saturation(void **state) { (void)state; each(check_saturation); }
+static void slices_and_index_lists(void **state) { (void)state; each(check_independence); }
+static void batch_sizes(void **state) { (void)state; each(check_batch_sizes); }
+static void bad_scales(void **state) { (void)state; each(check_bad_scales); }
+
+/* ---- activations ----------------------------------------------------------------------------------------------------------- */
+
+static void quantized_activations_are_identical(void **state) {
+    (void)state;
+    enum { N = 3, K = 32 * 41 };
+    static const float special[] = {0, -0.0f, 1e-45f, 1e-40f, 0x1p-110f, 0x1.fffffep-111f, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN, 127, 126.5f, 63.5f, 0.5f, 1.5f};
+    float *x = must_alloc(N * K * sizeof *x);
+    uint64_t seed = 31;
+    for (int i = 0; i < N * K; i++) x[i] = uniform(&seed) * ldexpf(1, (int)(next_random(&seed) % 7));
+    for (int g = 0; g < 32; g++) { /* one or two special values in otherwise normal or zero groups */
+        if (g % 2) memset(x + K + g * 32, 0, 32 * sizeof *x);
+        x[K + g * 32 + g] = special[g / 2];
+        if (g % 4 == 3) x[K + g * 32 + (g + 7) % 32] = -special[g / 2];
+    }
+    for (int i = 0; i < 32; i++) x[2 * K + i] = (float)i + 0.5f - 16; /* ties: 127/127 keeps them */
+    x[2 * K] = 127;
+    struct acts want = {.n = N, .k = K, .f32 = x}, got = want;
+    const size_t bytes = acts_bytes(N, K);
+    uint8_t *want_room = must_alloc(bytes), *got_room = must_alloc(bytes);
+    memset(want_room, 0xa5, bytes);
+    acts_layout(&want, want_room);
+    acts_layout(&got, got_room);
+    struct cpu_ops ops;
+    cpu_ops_init(&ops, ISA_REF);
+    ops.quantize(&want, 1, 3);
+    for (size_t i = 0; i < K; i++) assert_int_equal((uint8_t)want.q[i], 0xa5);
+    for (size_t g = 0; g < N * K / 32; g++)
+        if (g >= K / 32 && isfinite(want.d[g])) {
+            int sum = 0;
+            for (size_t i = 32 * g; i < 32 * g + 32; i++) {
+                sum += want.q[i];
+                assert_true(want.q[i] >= -127 && fabs((double)x[i] - (double)want.d[g] * want.q[i]) <= 0.5001 * (double)want.d[g] + 0x1p-110);
+            }
+            assert_int_equal(want.sum16[2 * g] + want.sum16[2 * g + 1], sum);
+            assert_true(want.s32[g] == want.d[g] * (float)sum);
+        }
+    for (enum cpu_isa isa = ISA_REF + 1; isa <= cpu_isa_best(); isa++) {
+        memset(got_room, 0xa5, bytes);
+        cpu_ops_init(&ops, isa);
+        ops.quantize(&got, 1, 3);
+        assert_memory_equal(want.q, got.q, N * K);
+        assert_memory_equal(want.sum16, got.sum16, N * K / 16 * sizeof(int32_t));
+        for (size_t g = 0; g < N * K / 32; g++) {
+            assert_true(want.d[g] == got.d[g] || (isnan(want.d[g]) && isnan(got.d[g])));
+            assert_true(want.s32[g] == got.s32[g] || (isnan(want.s32[g]) && isnan(got.s32[g])));
+        }
+    }
+    free(x);
+    free(want_room);
+    free(got_room);
+}
+
+/* ---- golden dot products ---------------------------------------------------------------------------------------------------- */
+
+/* dots.json holds another runtime's products of the golden rows with three vectors. Ours must be as near to the exact product
+ * as rounding each activation to 1/127 of its group's maximum allows, and near the other runtime's, whose activation scales
+ * are rounded to 8 bits as well. */
+static void golden_dots(void **state) {
+    (void)state;
+    static const char *const names[N_TYPES] = {NULL, "f16", "bf16", "q4_0", "q8_0", "q4_K", "q5_K", "q6_K"};
+    const char *folder = SHARED_DIR "/golden/gguf";
+    size_t json_bytes, x_bytes, w_bytes;
+    uint8_t *json = read_file(folder, "dots", ".json", &json_bytes);
+    if (!json) {
+        print_message("%s is absent\n", folder);
+        skip();
+    }
+    json_t *root;
+    struct reason why;
+    if (json_read((struct span){(char *)json, json_bytes}, &root, &why) != ERR_NONE) fail_test("%s", why.text);
+    free(json);
+    struct acts x = {.n = 3, .k = 512, .f32 = (float *)read_file(folder, "acts", ".f32", &x_bytes)};
+    assert_non_null(x.f32);
+    void *room = must_alloc(acts_bytes(3, 512)), *scratch = must_alloc(matmul_scratch_bytes(512));
+    acts_layout(&x, room);
+    int compared = 0;
+    for (int t = 1; t < N_TYPES; t++) {
+        uint8_t *w = read_file(folder, names[t], ".bin", &w_bytes);
+        assert_non_null(w);
+        const size_t row_bytes = row_bytes_of(types[t], 512), rows = w_bytes / row_bytes;
+        for (enum cpu_isa isa = ISA_REF; isa <= cpu_isa_best(); isa++) {
+            struct cpu_ops ops;
+            cpu_ops_init(&ops, isa);
+            ops.quantize(&x, 0, 3);
+            float y[3][18], row[512];
+            ops.types[types[t]].matmul(&(struct matmul){.w = w, .row_bytes = row_bytes, .k = 512, .row_end = rows, .x = &x, .n = 3, .y = y[0], .ldy = 18, .scratch = scratch});
+            for (size_t r = 0; r < rows; r++) {
+                ops.types[types[t]].dequant(w + r * row_bytes, row, 512);
+                for (size_t v = 0; v < 3; v++) {
+                    double exact = 0, rounding = 0, size = 0;
+                    for (int c = 0; c < 512; c++) {
+                        const double term = fabs((double)row[c] * x.f32[v * 512 + c]);
+                        exact += (double)row[c] * x.f32[v * 512 + c];
+                        rounding += ops.types[types[t]].int8_acts ? fabs((double)row[c]) * x.d[(v * 512 + c) / 32] * 0.50001 : 0;
+                        size += term;
+                    }
+                    if (fabs(y[v][r] - exact) > rounding + 4e-6 * size) fail_test("%s (%s) row %zu vector %zu: %.9g, exact %.9g", names[t], cpu_isa_name(isa), r, v, (double)y[v][r], exact);
+                    size_t i;
+                    const json_t *entry;
+                    json_array_foreach(json_object_get(root, "dots"), i, entry) {
+                        if (strcmp(json_string_value(json_object_get(entry, "type")), names[t])) continue;
+                        if (strcmp(json_string_value(json_object_get(entry, "path")), "iqk")) continue; /* others: one scale per 256 */
+                        const double golden = json_number_value(json_array_get(json_object_get(entry, "dots"), v * rows + r));
+                        if (fabs(y[v][r] - golden) > 1e-2 * size + 2.5e-3) fail_test("%s row %zu vector %zu: %.9g, golden %.9g", names[t], r, v, (double)y[v][r], golden);
+                        compared++;
+                    }
+                }
+            }
+        }
+        free(w);
+    }
+    assert_true(compared >= 7 * 54);
+    json_decref(root);
+    free(room);
+    free(scratch);
+    free((void *)x.f32);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(decoding_is_exact),
+        cmocka_unit_test(golden_dots),
+        cmocka_unit_test(quantized_activations_are_identical),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(values),
+        cmocka_unit_test(no_saturation),
+        cmocka_unit_test(slices_and_index_lists),
+        cmocka_unit_test(batch_sizes),
+        cmocka_unit_test(bad_scales),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
