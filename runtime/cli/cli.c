@@ -223,7 +223,11 @@ enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct token
 }
 
 enum chat_family cli_family(const struct cli *c, const struct engine *e) {
-    return c->options->family == FAMILY_FROM_FILE ? engine_chat_family(e) : (enum chat_family)c->options->family;
+    if (c->options->family != FAMILY_FROM_FILE) return (enum chat_family)c->options->family;
+    const char *warning = NULL;
+    const enum chat_family family = chat_family_detect(engine_model(e)->chat_template, &warning);
+    if (warning && (c->options->verb == VERB_CHAT || c->options->verb == VERB_TEMPLATE)) log_line(&c->log, LOG_WARN, "%s", warning);
+    return family;
 }
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------ */

@@ -69,7 +69,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only);
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) MUST_USE;
 /* The engine's tokenizer, or a reason that names the file. */
 enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) MUST_USE;
-/* --family, else what the file's template says. */
+/* --family, else what the file's template says; a weak guess is a warning where the template is used (chat, template). */
 enum chat_family cli_family(const struct cli *c, const struct engine *e);
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------ */

@@ -152,7 +152,7 @@ static enum err complete(struct run *r, struct engine *e, struct reason *why) {
     for (size_t i = 0; i < prompt.len; i++) sampler_accept(r->sampler, prompt.ids[i]);
     if (!code) code = generate(r, logits, why);
     r->end_ns = clock_ns();
-    if (!r->broken) print_end(r);
+    if (!r->broken && (!code || r->printed)) print_end(r);
     if (!code) report(r, prompt.len);
 done:
     token_list_free(&prompt);

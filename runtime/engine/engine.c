@@ -65,7 +65,7 @@ static enum err start(struct engine *e, const struct engine_options *o, struct r
     TRY(open_tokenizer(e, o, why));
     const char *warning = NULL;
     e->family = chat_family_detect(e->model->chat_template, &warning);
-    if (warning) log_line(&o->log, LOG_WARN, "%s", warning);
+    if (warning) log_line(&o->log, LOG_INFO, "%s", warning); /* programs that use the template warn */
     if (o->vocab_only) return ERR_NONE;
 
     enum cpu_isa isa;
