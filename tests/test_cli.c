@@ -135,7 +135,9 @@ static int close_folder(void **state) {
 
 static void usage_errors_end_with_2(void **state) {
     (void)state;
-    static const struct { const char *words[6], *part; } cases[] = {
+    static const struct {
+        const char *words[6], *part;
+    } cases[] = {
         {{"chta"}, "did you mean 'chat'?"},
         {{"serve", "-m", TINY}, "not in this build"},
         {{"run", "-m", TINY, "--tempp", "0"}, "did you mean --temp?"},
@@ -153,7 +155,8 @@ static void usage_errors_end_with_2(void **state) {
         {{"inspect"}, "inspect needs a model"},
         {{"inspect", "a", "b"}, "unexpected argument 'b'"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_refusal(run_with((struct span){"", 0}, cases[i].words), 2, cases[i].part);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refusal(run_with((struct span){"", 0}, cases[i].words), 2, cases[i].part);
     struct result *r = run_with((struct span){"", 0}, (const char *const[]){NULL});
     expect(r, 2, "");
     assert_non_null(strstr(r->err.ptr, "usage: coldstream COMMAND"));
@@ -204,7 +207,10 @@ static void broken_files_end_with_1_and_one_line(void **state) {
 
 static void a_stdout_that_takes_nothing_ends_quietly_with_1(void **state) {
     (void)state;
-    static const char *const commands[][8] = {{"inspect", TINY}, {"run", "-m", TINY, "-p", "hello", "--ids"}, {"--help"}, {"bench", "-m", TINY, "-p", "4", "-n", "0"}};
+    static const char *const commands[][8] = {{"inspect", TINY},
+                                              {"run", "-m", TINY, "-p", "hello", "--ids"},
+                                              {"--help"},
+                                              {"bench", "-m", TINY, "-p", "4", "-n", "0"}};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         struct text err = {0};
         const int status = finish(start(commands[i], (struct span){"", 0}, "/dev/full"));
@@ -253,7 +259,8 @@ static void the_real_vocabulary(void **state) {
     (void)state;
     if (missing(VOCABULARY)) skip();
     expect(RUN_ON("Hello <|im_end|> world", "tokenize", "-m", VOCABULARY), 0, "9707 220 151645 1879\n");
-    expect(RUN_ON("Hello <|im_end|> world", "tokenize", "-m", VOCABULARY, "--no-special"), 0, "9707 82639 318 6213 91 29 1879\n");
+    expect(RUN_ON("Hello <|im_end|> world", "tokenize", "-m", VOCABULARY, "--no-special"), 0,
+           "9707 82639 318 6213 91 29 1879\n");
     expect(RUN_ON("9707 220 151645 1879", "detokenize", "-m", VOCABULARY), 0, "Hello <|im_end|> world");
     expect_refusal(RUN("run", "-m", VOCABULARY, "-p", "x"), 1, "no tensors");
 }
@@ -286,10 +293,13 @@ static void golden_templates(void **state) {
         json_t *golden = NULL;
         struct reason why;
         assert_int_equal(json_read((struct span){line, (size_t)len}, &golden, &why), ERR_NONE);
-        const char *family = json_string_value(json_object_get(golden, "template")), *rendered = json_string_value(json_object_get(golden, "rendered"));
-        struct result *r = run_with((struct span){line, (size_t)len}, (const char *const[]){"template", "--family", family, NULL});
+        const char *family = json_string_value(json_object_get(golden, "template")),
+                   *rendered = json_string_value(json_object_get(golden, "rendered"));
+        struct result *r =
+            run_with((struct span){line, (size_t)len}, (const char *const[]){"template", "--family", family, NULL});
         if (r->status != 0 || strcmp(r->out.ptr, rendered) != 0)
-            fail_test("%s: status %d %s\n%s", json_string_value(json_object_get(golden, "id")), r->status, r->err.ptr, r->out.ptr);
+            fail_test("%s: status %d %s\n%s", json_string_value(json_object_get(golden, "id")), r->status, r->err.ptr,
+                      r->out.ptr);
         json_decref(golden);
         n++;
     }
@@ -317,7 +327,9 @@ static void inspect_lists_the_file(void **state) {
     assert_int_equal(json_integer_value(json_object_get(shape, "n_experts")), 6);
     assert_true(json_is_true(json_object_get(shape, "tied_head")));
     assert_true(json_real_value(json_object_get(shape, "rms_eps")) == 0.0009765625);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_object_get(all, "metadata"), "qwen3moe.block_count"), "value")), 2);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(json_object_get(all, "metadata"), "qwen3moe.block_count"), "value")),
+        2);
     const json_t *tensors = json_object_get(all, "tensors"), *first = json_array_get(tensors, 0);
     assert_true(json_array_size(tensors) > 20);
     assert_string_equal(json_string_value(json_object_get(first, "type")), "F32");
@@ -334,7 +346,8 @@ static void greedy_runs_repeat(void **state) {
     assert_int_equal(lines(&r->out), 1);
     assert_int_equal(r->err.len, 0);
     text_add(&first, r->out.ptr, r->out.len);
-    expect(RUN("run", "-m", TINY, "-p", "hello", "--temp=0", "-n", "12", "--ids", "--ignore-eos", "-t", "1", "-ub", "2"), 0, first.ptr);
+    expect(RUN("run", "-m", TINY, "-p", "hello", "--temp=0", "-n", "12", "--ids", "--ignore-eos", "-t", "1", "-ub", "2"), 0,
+           first.ptr);
     write_file(files[FILE_PROMPT], SPAN("hello"));
     expect(RUN("run", "-m", TINY, "-f", files[FILE_PROMPT], "--temp=0", "-n", "12", "--ids", "--ignore-eos"), 0, first.ptr);
     r = RUN_ON("hello", "tokenize", "-m", TINY);
@@ -353,11 +366,15 @@ static void greedy_runs_repeat(void **state) {
 static void sampling_follows_the_seed(void **state) {
     (void)state;
     struct text first = {0};
-    struct result *r = RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0", "--top-p", "1", "-s", "7");
+    struct result *r = RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0",
+                           "--top-p", "1", "-s", "7");
     expect(r, 0, NULL);
     text_add(&first, r->out.ptr, r->out.len);
-    expect(RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0", "--top-p", "1", "-s", "7"), 0, first.ptr);
-    r = RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0", "--top-p", "1", "-s", "8");
+    expect(RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0", "--top-p",
+               "1", "-s", "7"),
+           0, first.ptr);
+    r = RUN("run", "-m", TINY, "-p", "hello", "-n", "24", "--ids", "--ignore-eos", "--temp", "3", "--top-k", "0", "--top-p",
+            "1", "-s", "8");
     assert_string_not_equal(r->out.ptr, first.ptr);
     expect(RUN("run", "-m", TINY, "-p", "hello", "-n", "4", "--ids", "--temp", "0", "-l", "100+1000"), 0, "100 100 100 100\n");
     text_free(&first);
@@ -447,7 +464,8 @@ static void perplexity_and_divergence(void **state) {
 
     r = RUN("perplexity", "-m", TINY, "--kl-divergence", "--kl-divergence-base", base);
     expect(r, 0, NULL);
-    const char *mean = strstr(r->out.ptr, "Mean    KLD: "), *largest = strstr(r->out.ptr, "Maximum KLD: "), *top = strstr(r->out.ptr, "Same top p: ");
+    const char *mean = strstr(r->out.ptr, "Mean    KLD: "), *largest = strstr(r->out.ptr, "Maximum KLD: "),
+               *top = strstr(r->out.ptr, "Same top p: ");
     assert_true(mean && largest && top);
     const double step = 24.0 / 65535; /* of the codes at most: the file's own error is half of that */
     assert_true(strtod(mean + 13, NULL) < 0.5 * step && strtod(largest + 13, NULL) < step);

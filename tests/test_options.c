@@ -22,7 +22,8 @@ static struct parsed *parse(enum verb verb, const char *line) {
     memset(&p, 0, sizeof p);
     snprintf(p.line, sizeof p.line, "%s", line);
     int n = 0;
-    for (char *word = strtok(p.line, " "); word && n < MAX_WORDS; word = strtok(NULL, " ")) p.words[n++] = strcmp(word, "''") == 0 ? "" : word;
+    for (char *word = strtok(p.line, " "); word && n < MAX_WORDS; word = strtok(NULL, " "))
+        p.words[n++] = strcmp(word, "''") == 0 ? "" : word;
     p.code = options_parse(verb, n, p.words, &p.options, &p.why);
     return &p;
 }
@@ -55,11 +56,17 @@ static size_t listed(const char *names, const char *name) {
 
 static void numbers_are_read_whole(void **state) {
     (void)state;
-    static const struct { const char *text; int64_t value; } tokens[] = {
-        {"32k", 32768}, {"32K", 32768}, {"1m", 1048576}, {"4096", 4096}, {"0", 0}, {"-1", -1}, {"+7", 7}};
-    static const struct { const char *text; int64_t value; } bytes[] = {
-        {"14G", 14ll << 30}, {"14GiB", 14ll << 30}, {"14gb", 14ll << 30}, {"512M", 512 << 20}, {"2K", 2048}, {"4096", 4096}, {"1.5G", 3ll << 29}, {"1T", 1ll << 40}};
-    static const char *const not_tokens[] = {"", "32x", "32kk", "32 ", " 32", "k", "1.5k", "0x10", "9223372036854775807k", "99999999999999999999", "-", "1e3"};
+    static const struct {
+        const char *text;
+        int64_t value;
+    } tokens[] = {{"32k", 32768}, {"32K", 32768}, {"1m", 1048576}, {"4096", 4096}, {"0", 0}, {"-1", -1}, {"+7", 7}};
+    static const struct {
+        const char *text;
+        int64_t value;
+    } bytes[] = {{"14G", 14ll << 30}, {"14GiB", 14ll << 30}, {"14gb", 14ll << 30}, {"512M", 512 << 20},
+                 {"2K", 2048},        {"4096", 4096},        {"1.5G", 3ll << 29},  {"1T", 1ll << 40}};
+    static const char *const not_tokens[] = {
+        "", "32x", "32kk", "32 ", " 32", "k", "1.5k", "0x10", "9223372036854775807k", "99999999999999999999", "-", "1e3"};
     static const char *const not_bytes[] = {"", "G", "14Gi", "14X", "-1", "1.5", "nan", "inf", "99999999999T", "0x10", "1 G"};
     static const char *const not_reals[] = {"", "0.7x", "nan", "inf", "-inf", "0x1p3", "1e999", " 1", "1 ", ".", "e5", "1,5"};
     int64_t value;
@@ -161,7 +168,8 @@ static void the_last_one_wins(void **state) {
 /* -fa was bare for years and now wants a value: it takes one only when the next word can be one. */
 static void flash_attention_takes_a_value_only_if_it_is_one(void **state) {
     (void)state;
-    static const char *const lines[] = {"-fa -c 9", "-fa on -c 9", "-fa off -c 9", "-fa auto -c 9", "-fa 1 -c 9", "-fa=0 -c 9", "--flash-attn -c 9", "-c 9 -fa"};
+    static const char *const lines[] = {"-fa -c 9",   "-fa on -c 9", "-fa off -c 9",      "-fa auto -c 9",
+                                        "-fa 1 -c 9", "-fa=0 -c 9",  "--flash-attn -c 9", "-c 9 -fa"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         struct parsed *p = parse(VERB_CHAT, lines[i]);
         if (p->code) fail_test("'%s': %s", lines[i], p->why.text);
@@ -180,7 +188,8 @@ static void flash_attention_takes_a_value_only_if_it_is_one(void **state) {
 
 static void known_flags_of_peers_are_ignored_with_a_note(void **state) {
     (void)state;
-    struct parsed *p = parse(VERB_CHAT, "-m a.gguf --mlock -fmoe --jinja -C 0xff -ts 3,1 --numa distribute --no-warmup -rtr -c 9");
+    struct parsed *p =
+        parse(VERB_CHAT, "-m a.gguf --mlock -fmoe --jinja -C 0xff -ts 3,1 --numa distribute --no-warmup -rtr -c 9");
     assert_int_equal(p->code, ERR_NONE);
     assert_int_equal(p->options.ctx_size, 9);
     assert_string_equal(p->options.model, "a.gguf");
@@ -216,7 +225,8 @@ static void flags_that_would_be_a_lie_are_refused(void **state) {
 
 static void bench_takes_lists(void **state) {
     (void)state;
-    struct parsed *p = parse(VERB_BENCH, "-m a.gguf -p 512,1k -p 8-24+8 -n 0 -d 0,4k -pg 16,4 -pg 32,8 -r 3 -o json -nkvo 0 -fa 1 -w 0");
+    struct parsed *p =
+        parse(VERB_BENCH, "-m a.gguf -p 512,1k -p 8-24+8 -n 0 -d 0,4k -pg 16,4 -pg 32,8 -r 3 -o json -nkvo 0 -fa 1 -w 0");
     static const int64_t prompts[] = {512, 1024, 8, 16, 24};
     assert_int_equal(p->code, ERR_NONE);
     assert_int_equal(p->options.n_prompt.len, 5);
@@ -282,8 +292,8 @@ static void environment_is_weaker_than_flags(void **state) {
     drop(p);
     setenv("COLDSTREAM_CTX_SIZE", "lots", 1);
     refuse(VERB_CHAT, "", "COLDSTREAM_CTX_SIZE 'lots'");
-    static const char *const names[] = {"COLDSTREAM_MODEL", "LLAMA_ARG_MODEL", "LLAMA_ARG_CTX_SIZE", "COLDSTREAM_NO_NFC", "COLDSTREAM_NFC", "NO_COLOR",
-                                        "COLDSTREAM_CTX_SIZE"};
+    static const char *const names[] = {"COLDSTREAM_MODEL", "LLAMA_ARG_MODEL", "LLAMA_ARG_CTX_SIZE", "COLDSTREAM_NO_NFC",
+                                        "COLDSTREAM_NFC",   "NO_COLOR",        "COLDSTREAM_CTX_SIZE"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -367,7 +377,8 @@ static void no_name_is_listed_twice(void **state) {
 /* Random words must end in a verdict, not in a crash; run under the sanitizers this is a small fuzz test. */
 static void any_words_end_in_a_verdict(void **state) {
     (void)state;
-    static const char *const pieces[] = {"-", "--", "m", "c", "p", "ctx_size", "=", "5k", "-1", "on", "-fa", "-l", "7+", "inf", "\xff", "-pg", "1,2", "-ot", " "};
+    static const char *const pieces[] = {"-",   "--", "m",  "c",   "p",    "ctx_size", "=",   "5k",  "-1", "on",
+                                         "-fa", "-l", "7+", "inf", "\xff", "-pg",      "1,2", "-ot", " "};
     uint32_t random = 1;
     for (int round = 0; round < 5000; round++) {
         char line[256] = "";

@@ -31,8 +31,9 @@ static double active_bytes(const struct model *m) {
     double sum = tensor_bytes(m->output_norm) + tensor_bytes(m->output) + (double)m->embedding->row_bytes;
     for (uint32_t i = 0; i < m->shape.n_layers; i++) {
         const struct model_layer *l = &m->layers[i];
-        sum += tensor_bytes(l->attn_norm) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) + tensor_bytes(l->attn_v) + tensor_bytes(l->attn_output) +
-               tensor_bytes(l->attn_q_norm) + tensor_bytes(l->attn_k_norm) + tensor_bytes(l->ffn_norm) + tensor_bytes(l->router);
+        sum += tensor_bytes(l->attn_norm) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) + tensor_bytes(l->attn_v) +
+               tensor_bytes(l->attn_output) + tensor_bytes(l->attn_q_norm) + tensor_bytes(l->attn_k_norm) +
+               tensor_bytes(l->ffn_norm) + tensor_bytes(l->router);
         sum += share * (tensor_bytes(l->gate) + tensor_bytes(l->up) + tensor_bytes(l->down));
     }
     return sum;
@@ -48,9 +49,12 @@ static enum tensor_type largest_type(const struct model *m) {
 }
 
 static void add_count(double n, char *out, size_t size) {
-    if (n >= 1e9) snprintf(out, size, "%.0fB", floor(n * 1e-9));
-    else if (n >= 1e6) snprintf(out, size, "%.0fM", floor(n * 1e-6));
-    else snprintf(out, size, "%.0fK", floor(n * 1e-3));
+    if (n >= 1e9)
+        snprintf(out, size, "%.0fB", floor(n * 1e-9));
+    else if (n >= 1e6)
+        snprintf(out, size, "%.0fM", floor(n * 1e-6));
+    else
+        snprintf(out, size, "%.0fK", floor(n * 1e-3));
 }
 
 void bench_describe(struct bench_context *b) {
@@ -59,7 +63,8 @@ void bench_describe(struct bench_context *b) {
     char total[16], active[16];
     add_count(all, total, sizeof total);
     add_count(all - experts * (1 - (double)s->n_experts_used / s->n_experts), active, sizeof active);
-    snprintf(b->model_type, sizeof b->model_type, "qwen3moe %s.A%s %s", total, active, tensor_type_info(largest_type(b->model))->name);
+    snprintf(b->model_type, sizeof b->model_type, "qwen3moe %s.A%s %s", total, active,
+             tensor_type_info(largest_type(b->model))->name);
     read_cpu_name(b->cpu, sizeof b->cpu);
     b->active_bytes = active_bytes(b->model);
 }
@@ -67,14 +72,17 @@ void bench_describe(struct bench_context *b) {
 void bench_test_name(const struct bench_test *t, char *out, size_t size) {
     char depth[24] = "";
     if (t->depth) snprintf(depth, sizeof depth, " @ d%u", t->depth);
-    if (t->n_prompt && t->n_gen) snprintf(out, size, "pp%u+tg%u%s", t->n_prompt, t->n_gen, depth);
-    else snprintf(out, size, t->n_prompt ? "pp%u%s" : "tg%u%s", t->n_prompt ? t->n_prompt : t->n_gen, depth);
+    if (t->n_prompt && t->n_gen)
+        snprintf(out, size, "pp%u+tg%u%s", t->n_prompt, t->n_gen, depth);
+    else
+        snprintf(out, size, t->n_prompt ? "pp%u%s" : "tg%u%s", t->n_prompt ? t->n_prompt : t->n_gen, depth);
 }
 
 /* ---- statistics ------------------------------------------------------------------------------------------------------- */
 
 struct summary {
-    double avg_ns, stddev_ns, avg_ts, stddev_ts; /* ts: tokens per second of each repetition, then averaged, as llama-bench does */
+    double avg_ns, stddev_ns, avg_ts,
+        stddev_ts; /* ts: tokens per second of each repetition, then averaged, as llama-bench does */
 };
 
 static double sample_ts(const struct bench_result *r, size_t i) {
@@ -204,8 +212,10 @@ static void add_samples(const struct bench_result *r, const char *separator, str
 static void add_json(const struct fields *f, const struct bench_result *r, const char *separator, struct text *out) {
     for (size_t i = 0; i < f->n; i++) {
         text_addf(out, "%s\"%s\": ", i ? separator : "", f->items[i].key);
-        if (f->items[i].is_text) cli_add_json_string(span_of(f->items[i].value), out);
-        else text_addf(out, "%s", f->items[i].value);
+        if (f->items[i].is_text)
+            cli_add_json_string(span_of(f->items[i].value), out);
+        else
+            text_addf(out, "%s", f->items[i].value);
     }
     add_samples(r, separator, out);
 }
@@ -226,8 +236,10 @@ static void add_md_row(const struct bench_context *b, const struct bench_result 
     if (b->info.threads_batch != b->info.threads) text_addf(out, " %13u |", b->info.threads_batch);
     if (b->options->ubatch != 512) text_addf(out, " %8" PRId64 " |", b->options->ubatch);
     if (b->options->isa) text_addf(out, " %6s |", b->info.isa);
-    if (r->test.n_prompt) text_addf(out, " %12s |", "");
-    else text_addf(out, " %12.2f |", weight_rate(b, r));
+    if (r->test.n_prompt)
+        text_addf(out, " %12s |", "");
+    else
+        text_addf(out, " %12.2f |", weight_rate(b, r));
     text_addf(out, " %15s | %17s |\n", name, rate); /* one more than 16: the sign of plus-minus has two bytes */
 }
 
@@ -249,7 +261,8 @@ void bench_add_begin(const struct bench_context *b, enum bench_format format, st
     if (format == BENCH_JSON) text_addf(out, "[\n");
 }
 
-void bench_add_result(const struct bench_context *b, enum bench_format format, const struct bench_result *r, bool first, struct text *out) {
+void bench_add_result(const struct bench_context *b, enum bench_format format, const struct bench_result *r, bool first,
+                      struct text *out) {
     if (format == BENCH_MD) {
         add_md_row(b, r, out);
         return;
@@ -269,7 +282,8 @@ void bench_add_result(const struct bench_context *b, enum bench_format format, c
         add_json(&f, r, ", ", out);
         text_addf(out, "}\n");
         break;
-    case BENCH_MD: case BENCH_NONE: break;
+    case BENCH_MD:
+    case BENCH_NONE: break;
     }
 }
 

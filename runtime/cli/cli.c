@@ -104,8 +104,11 @@ static enum err read_all(int fd, const char *name, struct text *out, struct reas
         const ssize_t got = read(fd, buffer, piece);
         if (got == 0) break;
         if (got < 0 && errno == EINTR && !cli_cancelled()) continue;
-        if (got < 0) code = cli_cancelled() ? fail(why, ERR_CANCELLED, "interrupted") : fail(why, ERR_IO, "%s: %s", name, strerror(errno));
-        else text_add(out, buffer, (size_t)got);
+        if (got < 0)
+            code =
+                cli_cancelled() ? fail(why, ERR_CANCELLED, "interrupted") : fail(why, ERR_IO, "%s: %s", name, strerror(errno));
+        else
+            text_add(out, buffer, (size_t)got);
         if (out->failed) code = fail(why, ERR_NO_MEMORY, "%s: no memory to hold it", name);
     }
     free(buffer);
@@ -130,11 +133,13 @@ enum err cli_parse_ids(struct span text, const char *what, struct token_list *ou
         }
         const size_t start = at;
         int64_t id = 0;
-        while (at < text.len && text.ptr[at] >= '0' && text.ptr[at] <= '9' && id <= INT32_MAX) id = 10 * id + (text.ptr[at++] - '0');
+        while (at < text.len && text.ptr[at] >= '0' && text.ptr[at] <= '9' && id <= INT32_MAX)
+            id = 10 * id + (text.ptr[at++] - '0');
         if (at == start || id > INT32_MAX || (at < text.len && !(text.ptr[at] && strchr(separators, text.ptr[at])))) {
             size_t end = start;
             while (end < text.len && end < start + 24 && !strchr(separators, text.ptr[end])) end++;
-            return fail(why, ERR_FORMAT, "%s: '%.*s' at byte %zu is no token id", what, (int)(end - start), text.ptr + start, start);
+            return fail(why, ERR_FORMAT, "%s: '%.*s' at byte %zu is no token id", what, (int)(end - start), text.ptr + start,
+                        start);
         }
         TRY(token_list_add(out, (int32_t)id, why));
     }
@@ -176,8 +181,8 @@ static bool on_load(void *ctx, uint64_t done, uint64_t total) {
     enum { BAR = 30 };
     const int filled = total ? (int)((double)done / (double)total * BAR) : BAR;
     const double seconds = 1e-9 * (double)(clock_ns() - p->begin_ns), gib = 1.0 / (1 << 30);
-    cli_progress(p->cli, "loading [%.*s%*s] %.1f of %.1f GiB, %.2f GiB/s", filled, "##############################", BAR - filled, "",
-                 (double)done * gib, (double)total * gib, seconds > 0 ? (double)done * gib / seconds : 0);
+    cli_progress(p->cli, "loading [%.*s%*s] %.1f of %.1f GiB, %.2f GiB/s", filled, "##############################",
+                 BAR - filled, "", (double)done * gib, (double)total * gib, seconds > 0 ? (double)done * gib / seconds : 0);
     return cli_cancelled();
 }
 
@@ -209,11 +214,13 @@ enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, st
 
     struct engine_info info;
     engine_get_info(*out, &info);
-    log_line(&c->log, LOG_INFO, "weights %.2f GiB in %.1f s (%s), scratch %.0f MiB, KV cache %.0f KiB a token, %u threads, kernels %s",
+    log_line(&c->log, LOG_INFO,
+             "weights %.2f GiB in %.1f s (%s), scratch %.0f MiB, KV cache %.0f KiB a token, %u threads, kernels %s",
              (double)info.weight_bytes / (1 << 30), 1e-9 * (double)info.load_ns, info.direct_io ? "direct" : "page cache",
              (double)info.scratch_bytes / (1 << 20), (double)info.kv_bytes_per_token / 1024, info.threads, info.isa);
     if (c->options->load_mode == LOAD_DIRECT && !info.direct_io)
-        log_line(&c->log, LOG_WARN, "direct reads are not possible for this file; the weights were read through the page cache");
+        log_line(&c->log, LOG_WARN,
+                 "direct reads are not possible for this file; the weights were read through the page cache");
     return ERR_NONE;
 }
 
@@ -226,16 +233,19 @@ enum chat_family cli_family(const struct cli *c, const struct engine *e) {
     if (c->options->family != FAMILY_FROM_FILE) return (enum chat_family)c->options->family;
     const char *warning = NULL;
     const enum chat_family family = chat_family_detect(engine_model(e)->chat_template, &warning);
-    if (warning && (c->options->verb == VERB_CHAT || c->options->verb == VERB_TEMPLATE)) log_line(&c->log, LOG_WARN, "%s", warning);
+    if (warning && (c->options->verb == VERB_CHAT || c->options->verb == VERB_TEMPLATE))
+        log_line(&c->log, LOG_WARN, "%s", warning);
     return family;
 }
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------ */
 
 static const char *family_source(enum chat_family family) {
-    static const char *const cards[CHAT_FAMILY_COUNT] = {
-        [CHAT_QWEN3] = "qwen3 card", [CHAT_QWEN3_2507] = "qwen3-2507 card", [CHAT_QWEN3_THINKING] = "qwen3-thinking card",
-        [CHAT_QWEN3_CODER] = "qwen3-coder card", [CHAT_QWEN3_CODER_TOOLS] = "qwen3-coder card"};
+    static const char *const cards[CHAT_FAMILY_COUNT] = {[CHAT_QWEN3] = "qwen3 card",
+                                                         [CHAT_QWEN3_2507] = "qwen3-2507 card",
+                                                         [CHAT_QWEN3_THINKING] = "qwen3-thinking card",
+                                                         [CHAT_QWEN3_CODER] = "qwen3-coder card",
+                                                         [CHAT_QWEN3_CODER_TOOLS] = "qwen3-coder card"};
     return cards[family];
 }
 
@@ -243,10 +253,10 @@ void cli_sampling(const struct cli *c, enum chat_family family, bool thinking, s
     static const char *const given[] = {[SOURCE_ENVIRONMENT] = "environment", [SOURCE_FLAG] = "flag", [SOURCE_SET] = "/set"};
     const struct options *o = c->options;
     *out = (struct sampling_choice){.values = sampling_defaults(family, thinking)};
-#define X(member, option, name)                                            \
-    out->source[SAMPLING_##member] = family_source(family);                \
-    if (options_given(o, &o->option)) {                                    \
-        out->values.member = (__typeof__(out->values.member))o->option;    \
+#define X(member, option, name) \
+    out->source[SAMPLING_##member] = family_source(family); \
+    if (options_given(o, &o->option)) { \
+        out->values.member = (__typeof__(out->values.member))o->option; \
         out->source[SAMPLING_##member] = given[options_source(o, &o->option)]; \
     }
     SAMPLING_SETTINGS(X)
@@ -264,9 +274,11 @@ void cli_sampling(const struct cli *c, enum chat_family family, bool thinking, s
 }
 
 void cli_sampling_describe(const struct sampling_choice *choice, struct text *out) {
-#define X(member, option, name)                                                                                  \
-    if (SAMPLING_##member == SAMPLING_seed) text_addf(out, name " %llu", (unsigned long long)choice->values.seed); \
-    else text_addf(out, name " %g", (double)choice->values.member);                                              \
+#define X(member, option, name) \
+    if (SAMPLING_##member == SAMPLING_seed) \
+        text_addf(out, name " %llu", (unsigned long long)choice->values.seed); \
+    else \
+        text_addf(out, name " %g", (double)choice->values.member); \
     text_addf(out, " (%s)\n", choice->source[SAMPLING_##member]);
     SAMPLING_SETTINGS(X)
 #undef X

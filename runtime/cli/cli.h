@@ -10,10 +10,10 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130, E
 
 struct cli {
     struct options *options;
-    struct log_sink log;   /* "warning: ..." lines on stderr; wipes a progress line first */
+    struct log_sink log; /* "warning: ..." lines on stderr; wipes a progress line first */
     bool stdout_is_terminal, stderr_is_terminal;
     bool color_stdout, color_stderr; /* --color, NO_COLOR and the terminal, resolved */
-    size_t progress_width; /* columns of the progress line now on stderr */
+    size_t progress_width;           /* columns of the progress line now on stderr */
 };
 
 /* One a command; the result is the exit status. Usage errors found later than parsing go through cli_usage(). */
@@ -28,7 +28,7 @@ int cmd_inspect(struct cli *c);
 
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 
-/* Print "coldstream: <reason>" and give the exit status of `code`: 130 for ERR_CANCELLED (printed only when verbose), else 1. */
+/* Print "coldstream: <reason>" and give the exit status of `code`: 130 for ERR_CANCELLED (said only when verbose), else 1. */
 int cli_fail(struct cli *c, enum err code, const struct reason *why);
 int cli_usage(struct cli *c, const char *format, ...) PRINTF_LIKE(2, 3); /* prints, gives 2 */
 
@@ -75,14 +75,14 @@ enum chat_family cli_family(const struct cli *c, const struct engine *e);
 /* ---- sampling ------------------------------------------------------------------------------------------------------ */
 
 /* X(member of struct sampling and of struct options, flag's name) */
-#define SAMPLING_SETTINGS(X)               \
-    X(temperature, temp, "temp")           \
-    X(top_k, top_k, "top-k")               \
-    X(top_p, top_p, "top-p")               \
-    X(min_p, min_p, "min-p")               \
-    X(repeat_penalty, repeat_penalty, "repeat-penalty")          \
-    X(repeat_last_n, repeat_last_n, "repeat-last-n")             \
-    X(presence_penalty, presence_penalty, "presence-penalty")    \
+#define SAMPLING_SETTINGS(X) \
+    X(temperature, temp, "temp") \
+    X(top_k, top_k, "top-k") \
+    X(top_p, top_p, "top-p") \
+    X(min_p, min_p, "min-p") \
+    X(repeat_penalty, repeat_penalty, "repeat-penalty") \
+    X(repeat_last_n, repeat_last_n, "repeat-last-n") \
+    X(presence_penalty, presence_penalty, "presence-penalty") \
     X(frequency_penalty, frequency_penalty, "frequency-penalty") \
     X(seed, seed, "seed")
 
@@ -96,7 +96,7 @@ enum sampling_setting {
 /* Settings in force and where each comes from: a flag, else the model family's card, else the runtime's default.
  * A random seed is drawn here, so that it can be shown and repeated. */
 struct sampling_choice {
-    struct sampling values; /* bias is borrowed from the options */
+    struct sampling values;                     /* bias is borrowed from the options */
     const char *source[SAMPLING_SETTING_COUNT]; /* "flag", "environment", "/set", "qwen3-coder card", "random" */
 };
 void cli_sampling(const struct cli *c, enum chat_family family, bool thinking, struct sampling_choice *out);

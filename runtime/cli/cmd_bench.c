@@ -21,7 +21,7 @@ struct bench {
     uint64_t random;
     struct bench_test *tests;
     size_t n_tests, room;
-    int32_t *tokens;     /* [longest] of the current repetition: depth, prompt, generated */
+    int32_t *tokens; /* [longest] of the current repetition: depth, prompt, generated */
     uint64_t longest;
     uint64_t *samples_ns;
 };
@@ -39,7 +39,9 @@ static int32_t random_token(struct bench *b) {
     int32_t id = 0;
     for (int tries = 0; tries < 1000; tries++) {
         id = (int32_t)(next_random(b) % b->n_vocab);
-        if (!b->tokenizer || !(tokenizer_is_control(b->tokenizer, id) || tokenizer_is_unused(b->tokenizer, id) || tokenizer_is_end(b->tokenizer, id))) break;
+        if (!b->tokenizer || !(tokenizer_is_control(b->tokenizer, id) || tokenizer_is_unused(b->tokenizer, id) ||
+                               tokenizer_is_end(b->tokenizer, id)))
+            break;
     }
     return id;
 }
@@ -48,7 +50,9 @@ static int32_t random_token(struct bench *b) {
 static void draw_tokens(struct bench *b, const struct bench_test *t) {
     const uint64_t n = (uint64_t)t->n_prompt + t->n_gen;
     for (uint64_t i = 0; i < n; i++) b->tokens[t->depth + i] = random_token(b);
-    for (int tries = 0; tries < 1000 && session_length(b->session) > t->depth && b->tokens[t->depth] == session_tokens(b->session)[t->depth]; tries++)
+    for (int tries = 0;
+         tries < 1000 && session_length(b->session) > t->depth && b->tokens[t->depth] == session_tokens(b->session)[t->depth];
+         tries++)
         b->tokens[t->depth] = random_token(b);
 }
 
@@ -114,7 +118,9 @@ static enum err measure(struct bench *b, size_t index, struct bench_result *r, s
     *r = (struct bench_result){.test = *t, .samples_ns = b->samples_ns};
     strftime(r->time, sizeof r->time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     for (int64_t i = 0; i < o->repetitions; i++) {
-        if (o->progress) fprintf(stderr, "coldstream: test %zu of %zu (%s), repetition %" PRId64 " of %" PRId64 "\n", index + 1, b->n_tests, name, i + 1, o->repetitions);
+        if (o->progress)
+            fprintf(stderr, "coldstream: test %zu of %zu (%s), repetition %" PRId64 " of %" PRId64 "\n", index + 1, b->n_tests,
+                    name, i + 1, o->repetitions);
         TRY(measure_once(b, t, &b->samples_ns[r->n_samples], why));
         r->n_samples++;
     }
@@ -142,7 +148,8 @@ static enum err list_tests(struct bench *b, struct reason *why) {
         const int64_t depth = o->depth.items[d];
         for (size_t i = 0; i < o->n_prompt.len; i++) add_test(b, o->n_prompt.items[i], 0, depth);
         for (size_t i = 0; i < o->n_gen.len; i++) add_test(b, 0, o->n_gen.items[i], depth);
-        for (size_t i = 0; i + 1 < o->prompt_gen.len; i += 2) add_test(b, o->prompt_gen.items[i], o->prompt_gen.items[i + 1], depth);
+        for (size_t i = 0; i + 1 < o->prompt_gen.len; i += 2)
+            add_test(b, o->prompt_gen.items[i], o->prompt_gen.items[i + 1], depth);
     }
     return b->n_tests ? ERR_NONE : fail(why, ERR_ARGUMENT, "-p, -n and -pg leave nothing to measure");
 }

@@ -15,7 +15,7 @@ enum { GGUF_STRING = 8, GGUF_ARRAY = 9, SHOWN_ELEMENTS = 8, SHOWN_BYTES = 96 };
 static const struct {
     const char *name;
     size_t bytes;
-} value_types[] = {{"u8", 1}, {"i8", 1}, {"u16", 2}, {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
+} value_types[] = {{"u8", 1},   {"i8", 1},     {"u16", 2},   {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
                    {"bool", 1}, {"string", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8}};
 
 /* ---- values --------------------------------------------------------------------------------------------------------- */
@@ -31,7 +31,15 @@ static void add_float(float f, struct text *out) {
 }
 
 static void add_scalar(uint32_t type, const char *bytes, struct text *out) {
-    union { uint64_t u; int64_t i; double d; float f; int32_t i32; int16_t i16; int8_t i8; } v = {0};
+    union {
+        uint64_t u;
+        int64_t i;
+        double d;
+        float f;
+        int32_t i32;
+        int16_t i16;
+        int8_t i8;
+    } v = {0};
     memcpy(&v, bytes, value_types[type].bytes); /* little-endian, as the hosts that this runs on */
     switch (type) {
     case 1: text_addf(out, "%d", v.i8); break;
@@ -61,9 +69,12 @@ static void add_escaped(struct span s, size_t limit, struct text *out) {
     const size_t n = s.len < limit ? s.len : limit;
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)s.ptr[i];
-        if (c == '\n') text_addf(out, "\\n");
-        else if (c < 0x20 || c == 0x7f) text_addf(out, "\\x%02x", c);
-        else text_add(out, &c, 1);
+        if (c == '\n')
+            text_addf(out, "\\n");
+        else if (c < 0x20 || c == 0x7f)
+            text_addf(out, "\\x%02x", c);
+        else
+            text_add(out, &c, 1);
     }
     if (n < s.len) text_addf(out, "... (%zu bytes)", s.len);
 }
@@ -91,8 +102,10 @@ static void add_elements(const struct model_meta *m, bool as_json, struct text *
         if (i) text_addf(out, ", ");
         if (m->element_type == GGUF_STRING) {
             const struct span s = next_string(&rest);
-            if (as_json) cli_add_json_string(s, out);
-            else text_addf(out, "\""), add_escaped(s, SHOWN_BYTES, out), text_addf(out, "\"");
+            if (as_json)
+                cli_add_json_string(s, out);
+            else
+                text_addf(out, "\""), add_escaped(s, SHOWN_BYTES, out), text_addf(out, "\"");
         } else if ((i + 1) * size <= rest.len) {
             (as_json ? add_scalar_json : add_scalar)(m->element_type, rest.ptr + i * size, out);
         }
@@ -106,18 +119,22 @@ static void add_elements(const struct model_meta *m, bool as_json, struct text *
 static void add_shape_text(const struct model *m, struct text *out) {
     const struct model_shape *s = &m->shape;
     if (!s->n_layers) return;
-    text_addf(out, "shape         %u layers, hidden %u, %u query and %u key/value heads of %u\n", s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads,
-              s->head_dim);
+    text_addf(out, "shape         %u layers, hidden %u, %u query and %u key/value heads of %u\n", s->n_layers, s->n_embd,
+              s->n_heads, s->n_kv_heads, s->head_dim);
     text_addf(out, "experts       %u of width %u, %u used by a token\n", s->n_experts, s->n_ff, s->n_experts_used);
     text_addf(out, "context       %" PRIu64 " tokens, rope base %.9g", s->context_length, (double)s->rope_base);
     if (s->rope_scaling != ROPE_NONE)
-        text_addf(out, ", %s scaling by %g of %" PRIu64, s->rope_scaling == ROPE_YARN ? "yarn" : "linear", (double)s->rope_factor, s->rope_original_context);
+        text_addf(out, ", %s scaling by %g of %" PRIu64, s->rope_scaling == ROPE_YARN ? "yarn" : "linear",
+                  (double)s->rope_factor, s->rope_original_context);
     text_addf(out, "\nhead          %s\n", m->output == m->embedding ? "tied to the embedding" : "own matrix");
 }
 
 static void add_summary(const struct model *m, struct text *out) {
-    for (size_t i = 0; i < m->n_files; i++) text_addf(out, "%s %s (%" PRIu64 " bytes)\n", i ? "             " : "file         ", m->files[i].path, m->files[i].bytes);
-    text_addf(out, "container     GGUF version %u\narchitecture  %.*s\nname          ", m->container_version, (int)m->architecture.len, m->architecture.ptr);
+    for (size_t i = 0; i < m->n_files; i++)
+        text_addf(out, "%s %s (%" PRIu64 " bytes)\n", i ? "             " : "file         ", m->files[i].path,
+                  m->files[i].bytes);
+    text_addf(out, "container     GGUF version %u\narchitecture  %.*s\nname          ", m->container_version,
+              (int)m->architecture.len, m->architecture.ptr);
     add_escaped(m->name, SHOWN_BYTES, out);
     const bool billions = m->n_parameters >= 1000000000;
     text_addf(out, "\nparameters    %.2f %s\n", (billions ? 1e-9 : 1e-6) * (double)m->n_parameters, billions ? "B" : "M");
@@ -126,9 +143,10 @@ static void add_summary(const struct model *m, struct text *out) {
                   8.0 * (double)m->weight_bytes / (double)m->n_parameters);
     add_shape_text(m, out);
     if (m->vocab.n_tokens)
-        text_addf(out, "tokenizer     %zu tokens, %zu merges, eos %d, bos %d%s\n", m->vocab.n_tokens, m->vocab.n_merges, m->vocab.eos, m->vocab.bos,
-                  m->vocab.add_bos ? "" : " (not added)");
-    if (m->chat_template.len) text_addf(out, "template      family %s\n", chat_family_name(chat_family_detect(m->chat_template, NULL)));
+        text_addf(out, "tokenizer     %zu tokens, %zu merges, eos %d, bos %d%s\n", m->vocab.n_tokens, m->vocab.n_merges,
+                  m->vocab.eos, m->vocab.bos, m->vocab.add_bos ? "" : " (not added)");
+    if (m->chat_template.len)
+        text_addf(out, "template      family %s\n", chat_family_name(chat_family_detect(m->chat_template, NULL)));
 }
 
 static void add_metadata(const struct model *m, struct text *out) {
@@ -142,8 +160,10 @@ static void add_metadata(const struct model *m, struct text *out) {
             add_elements(e, false, out);
         } else {
             text_addf(out, "  %s  ", value_types[e->type].name);
-            if (e->type == GGUF_STRING) add_escaped(e->bytes, SHOWN_BYTES, out);
-            else add_scalar(e->type, e->bytes.ptr, out);
+            if (e->type == GGUF_STRING)
+                add_escaped(e->bytes, SHOWN_BYTES, out);
+            else
+                add_scalar(e->type, e->bytes.ptr, out);
         }
         text_addf(out, "\n");
     }
@@ -186,8 +206,9 @@ static void add_types(const struct model *m, struct text *out) {
     text_addf(out, "\ntypes (tensors, MiB, share)\n");
     for (int i = 0; i < TYPE_COUNT; i++)
         if (sums[i].tensors)
-            text_addf(out, "  %-8s %6" PRIu64 " %12.2f %6.2f %%\n", tensor_type_info((enum tensor_type)i)->name, sums[i].tensors,
-                      (double)sums[i].bytes / (1 << 20), 100.0 * (double)sums[i].bytes / (double)m->weight_bytes);
+            text_addf(out, "  %-8s %6" PRIu64 " %12.2f %6.2f %%\n", tensor_type_info((enum tensor_type)i)->name,
+                      sums[i].tensors, (double)sums[i].bytes / (1 << 20),
+                      100.0 * (double)sums[i].bytes / (double)m->weight_bytes);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------------------------------- */
@@ -207,9 +228,12 @@ static void add_shape_json(const struct model *m, struct text *out) {
         text_addf(out, "null");
         return;
     }
-    text_addf(out, "{\"n_layers\": %u, \"n_embd\": %u, \"n_heads\": %u, \"n_kv_heads\": %u, \"head_dim\": %u, \"n_experts\": %u, \"n_experts_used\": %u, "
+    text_addf(out,
+              "{\"n_layers\": %u, \"n_embd\": %u, \"n_heads\": %u, \"n_kv_heads\": %u, \"head_dim\": %u, \"n_experts\": %u, "
+              "\"n_experts_used\": %u, "
               "\"n_ff\": %u, \"n_vocab\": %u, \"context_length\": %" PRIu64 ", \"rms_eps\": ",
-              s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads, s->head_dim, s->n_experts, s->n_experts_used, s->n_ff, s->n_vocab, s->context_length);
+              s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads, s->head_dim, s->n_experts, s->n_experts_used, s->n_ff,
+              s->n_vocab, s->context_length);
     add_float(s->rms_eps, out);
     add_key("rope_base", out);
     add_float(s->rope_base, out);
@@ -228,9 +252,12 @@ static void add_metadata_json(const struct model *m, struct text *out) {
         if (e->type == GGUF_ARRAY)
             text_addf(out, "\"element_type\": \"%s\", \"count\": %" PRIu64 ", ", value_types[e->element_type].name, e->count);
         text_addf(out, e->type == GGUF_ARRAY && e->count > SHOWN_ELEMENTS ? "\"first\": " : "\"value\": ");
-        if (e->type == GGUF_ARRAY) add_elements(e, true, out);
-        else if (e->type == GGUF_STRING) cli_add_json_string(e->bytes, out);
-        else add_scalar_json(e->type, e->bytes.ptr, out);
+        if (e->type == GGUF_ARRAY)
+            add_elements(e, true, out);
+        else if (e->type == GGUF_STRING)
+            cli_add_json_string(e->bytes, out);
+        else
+            add_scalar_json(e->type, e->bytes.ptr, out);
         text_addf(out, "}");
     }
     text_addf(out, m->n_meta ? "}" : "{}");
@@ -280,12 +307,17 @@ static void add_json(const struct model *m, struct text *out) {
     add_shape_json(m, out);
     add_key("tokenizer", out);
     if (m->vocab.n_tokens)
-        text_addf(out, "{\"n_tokens\": %zu, \"n_merges\": %zu, \"bos\": %d, \"eos\": %d, \"eot\": %d, \"pad\": %d, \"add_bos\": %s}", m->vocab.n_tokens,
-                  m->vocab.n_merges, m->vocab.bos, m->vocab.eos, m->vocab.eot, m->vocab.pad, m->vocab.add_bos ? "true" : "false");
-    else text_addf(out, "null");
+        text_addf(out,
+                  "{\"n_tokens\": %zu, \"n_merges\": %zu, \"bos\": %d, \"eos\": %d, \"eot\": %d, \"pad\": %d, \"add_bos\": %s}",
+                  m->vocab.n_tokens, m->vocab.n_merges, m->vocab.bos, m->vocab.eos, m->vocab.eot, m->vocab.pad,
+                  m->vocab.add_bos ? "true" : "false");
+    else
+        text_addf(out, "null");
     add_key("family", out);
-    if (m->chat_template.len) cli_add_json_string(span_of(chat_family_name(chat_family_detect(m->chat_template, NULL))), out);
-    else text_addf(out, "null");
+    if (m->chat_template.len)
+        cli_add_json_string(span_of(chat_family_name(chat_family_detect(m->chat_template, NULL))), out);
+    else
+        text_addf(out, "null");
     add_metadata_json(m, out);
     add_types_json(m, out);
     add_tensors_json(m, out);

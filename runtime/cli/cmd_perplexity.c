@@ -1,7 +1,7 @@
 /* perplexity: how well the model predicts a text, by llama-perplexity's method, and how far it is from another model.
  *
- * The text is cut into chunks of n_ctx tokens, each read from an empty context; only the positions n_ctx/2 .. n_ctx-2 are scored,
- * so that every prediction has context. A BOS that the model wants replaces a chunk's first token. */
+ * The text is cut into chunks of n_ctx tokens, each read from an empty context; only the positions n_ctx/2 .. n_ctx-2 are
+ * scored, so that every prediction has context. A BOS that the model wants replaces a chunk's first token. */
 #include "cli/cli.h"
 
 #include <inttypes.h>
@@ -16,15 +16,15 @@ struct scorer {
     struct cli *cli;
     struct session *session;
     int32_t n_ctx, n_vocab, n_chunk, bos;
-    const int32_t *tokens;       /* [n_chunk * n_ctx] */
-    int32_t *chunk;              /* [n_ctx] the chunk in work, BOS put in */
-    size_t done;                 /* positions scored */
-    double nll, nll2;            /* sums of -ln p and its square */
-    struct logprobs file;        /* written or read when .file is open */
-    bool compare;                /* read, not write */
+    const int32_t *tokens; /* [n_chunk * n_ctx] */
+    int32_t *chunk;        /* [n_ctx] the chunk in work, BOS put in */
+    size_t done;           /* positions scored */
+    double nll, nll2;      /* sums of -ln p and its square */
+    struct logprobs file;  /* written or read when .file is open */
+    bool compare;          /* read, not write */
     uint16_t *record;
     struct divergence divergence;
-    enum err failed;             /* inside the callback */
+    enum err failed; /* inside the callback */
     struct reason *why;
 };
 
@@ -37,7 +37,8 @@ static void on_logits(void *ctx, uint64_t position, const float *logits) {
         if (!s->failed) divergence_add(&s->divergence, logits, s->n_vocab, s->record, next);
     } else {
         float max;
-        const double log_sum = logprobs_log_sum(logits, (size_t)s->n_vocab, &max, NULL), nll = log_sum + (double)max - (double)logits[next];
+        const double log_sum = logprobs_log_sum(logits, (size_t)s->n_vocab, &max, NULL),
+                     nll = log_sum + (double)max - (double)logits[next];
         s->nll += nll;
         s->nll2 += nll * nll;
         if (s->file.file) {
@@ -57,7 +58,8 @@ static bool on_progress(void *ctx, uint64_t done, uint64_t total) {
 static enum err score_chunk(struct scorer *s, int32_t index, struct reason *why) {
     memcpy(s->chunk, s->tokens + (size_t)index * (size_t)s->n_ctx, (size_t)s->n_ctx * sizeof *s->chunk);
     if (s->bos >= 0) s->chunk[0] = s->bos;
-    struct eval eval = {.tokens = s->chunk, .n = (uint64_t)s->n_ctx, .on_progress = on_progress, .on_logits = on_logits, .ctx = s};
+    struct eval eval = {
+        .tokens = s->chunk, .n = (uint64_t)s->n_ctx, .on_progress = on_progress, .on_logits = on_logits, .ctx = s};
     const enum err code = session_eval(s->session, &eval, NULL, why);
     if (s->failed) return s->failed;
     if (code) return code;
@@ -75,7 +77,9 @@ static enum err score_all(struct scorer *s, struct text *line, struct reason *wh
     for (int32_t i = 0; i < s->n_chunk; i++) {
         TRY(score_chunk(s, i, why));
         const double seconds = 1e-9 * (double)(clock_ns() - begin) / (i + 1);
-        if (i == 0) log_line(&s->cli->log, LOG_INFO, "%.2f s a chunk, %.1f minutes for %d", seconds, seconds * s->n_chunk / 60, s->n_chunk);
+        if (i == 0)
+            log_line(&s->cli->log, LOG_INFO, "%.2f s a chunk, %.1f minutes for %d", seconds, seconds * s->n_chunk / 60,
+                     s->n_chunk);
         if (s->compare) {
             if (i == 0) divergence_title(line);
             divergence_row(&s->divergence, i + 1, line);
@@ -90,7 +94,8 @@ static enum err score_all(struct scorer *s, struct text *line, struct reason *wh
 /* The line that scripts look for, last on stdout. */
 static void add_estimate(const struct scorer *s, struct text *line) {
     const double n = (double)s->done, mean = s->nll / n, variance = s->nll2 / n - mean * mean, ppl = exp(mean);
-    text_addf(line, "\nFinal estimate: PPL = %.4f +/- %.5f\n", ppl, variance > 0 && s->done > 1 ? ppl * sqrt(variance / (n - 1)) : 0.0);
+    text_addf(line, "\nFinal estimate: PPL = %.4f +/- %.5f\n", ppl,
+              variance > 0 && s->done > 1 ? ppl * sqrt(variance / (n - 1)) : 0.0);
 }
 
 /* ---- input ---------------------------------------------------------------------------------------------------------- */
@@ -112,7 +117,8 @@ static enum err cut_text(struct scorer *s, const struct token_list *tokens, stru
     const struct options *o = s->cli->options;
     s->n_ctx = (int32_t)o->ctx_size;
     if (tokens->len < 2 * (size_t)s->n_ctx)
-        return fail(why, ERR_ARGUMENT, "the text has %zu tokens; perplexity with -c %d needs at least %d", tokens->len, s->n_ctx, 2 * s->n_ctx);
+        return fail(why, ERR_ARGUMENT, "the text has %zu tokens; perplexity with -c %d needs at least %d", tokens->len,
+                    s->n_ctx, 2 * s->n_ctx);
     const size_t chunks = tokens->len / (size_t)s->n_ctx, wanted = o->chunks < 0 ? chunks : (size_t)o->chunks;
     s->n_chunk = (int32_t)(wanted < chunks ? wanted : chunks);
     s->tokens = tokens->ids;
@@ -125,7 +131,8 @@ static enum err open_base(struct scorer *s, struct reason *why) {
     TRY(logprobs_open(o->kl_base, &s->file, why));
     const struct logprobs_shape shape = s->file.shape;
     if (shape.n_vocab != s->n_vocab)
-        return fail(why, ERR_FORMAT, "%s: is about a vocabulary of %d; this model has %d", o->kl_base, shape.n_vocab, s->n_vocab);
+        return fail(why, ERR_FORMAT, "%s: is about a vocabulary of %d; this model has %d", o->kl_base, shape.n_vocab,
+                    s->n_vocab);
     s->n_ctx = shape.n_ctx;
     s->n_chunk = o->chunks >= 1 && o->chunks < shape.n_chunk ? (int32_t)o->chunks : shape.n_chunk;
     s->tokens = s->file.tokens;
@@ -145,8 +152,8 @@ static enum err prepare(struct scorer *s, struct engine *e, struct token_list *t
         TRY(cut_text(s, tokens, why));
     }
     if ((uint64_t)s->n_ctx > engine_model(e)->shape.context_length)
-        log_line(&s->cli->log, LOG_WARN, "chunks of %d tokens exceed the context of %" PRIu64 " that the model was made for", s->n_ctx,
-                 engine_model(e)->shape.context_length);
+        log_line(&s->cli->log, LOG_WARN, "chunks of %d tokens exceed the context of %" PRIu64 " that the model was made for",
+                 s->n_ctx, engine_model(e)->shape.context_length);
     s->chunk = calloc_checked((uint64_t)s->n_ctx, sizeof *s->chunk);
     s->record = calloc_checked(logprobs_record_words(s->n_vocab), sizeof *s->record);
     if (!s->chunk || !s->record) return fail(why, ERR_NO_MEMORY, "no memory for a chunk of %d tokens", s->n_ctx);
@@ -161,8 +168,10 @@ static enum err evaluate(struct scorer *s, struct engine *e, struct token_list *
     if (!code) code = score_all(s, &line, why);
     if (!code && s->file.part_path) code = logprobs_finish(&s->file, why);
     if (!code) {
-        if (s->compare) divergence_tables(&s->divergence, &line);
-        else add_estimate(s, &line);
+        if (s->compare)
+            divergence_tables(&s->divergence, &line);
+        else
+            add_estimate(s, &line);
         code = print(&line, why);
     }
     text_free(&line);

@@ -13,11 +13,11 @@ struct run {
     struct detokenizer detokenizer;
     struct stop stop;
     struct text piece;
-    uint64_t printed;    /* ids or bytes that went out */
-    char last;           /* byte printed last */
+    uint64_t printed; /* ids or bytes that went out */
+    char last;        /* byte printed last */
     uint64_t begin_ns, prompt_ns, end_ns;
     uint64_t generated;
-    bool broken;         /* stdout does not take bytes any more */
+    bool broken; /* stdout does not take bytes any more */
 };
 
 /* ---- prompt --------------------------------------------------------------------------------------------------------- */
@@ -31,12 +31,16 @@ static enum err encode_prompt(struct run *r, struct span text, struct token_list
 static enum err read_prompt(struct run *r, struct token_list *out, struct reason *why) {
     const struct options *o = r->cli->options;
     if (o->prompt_ids) return cli_parse_ids(span_of(o->prompt_ids), "--prompt-ids", out, why);
-    if (!r->tokenizer) return fail(why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer; give the prompt with --prompt-ids", o->model);
+    if (!r->tokenizer)
+        return fail(why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer; give the prompt with --prompt-ids", o->model);
     struct text text = {0};
     enum err code = ERR_NONE;
-    if (o->file) code = cli_read_file(o->file, &text, why);
-    else if (o->escape) code = cli_unescape(o->prompt, &text, why);
-    else text_add_span(&text, span_of(o->prompt));
+    if (o->file)
+        code = cli_read_file(o->file, &text, why);
+    else if (o->escape)
+        code = cli_unescape(o->prompt, &text, why);
+    else
+        text_add_span(&text, span_of(o->prompt));
     if (!code) code = encode_prompt(r, (struct span){text.ptr, text.len}, out, why);
     text_free(&text);
     return code;
@@ -93,7 +97,8 @@ static enum err generate(struct run *r, const float *logits, struct reason *why)
         if (r->broken || r->stop.found) break;
         if (r->generated == (uint64_t)o->predict) break;
         if (session_length(r->session) == session_capacity(r->session)) {
-            log_line(&r->cli->log, LOG_WARN, "the context of %" PRIu64 " tokens is full; -c sets it", session_capacity(r->session));
+            log_line(&r->cli->log, LOG_WARN, "the context of %" PRIu64 " tokens is full; -c sets it",
+                     session_capacity(r->session));
             break;
         }
         TRY(session_append(r->session, id, &logits, why));
@@ -106,11 +111,12 @@ static void report(const struct run *r, uint64_t n_prompt) {
     const double prompt_ms = 1e-6 * (double)(r->prompt_ns - r->begin_ns), answer_ms = 1e-6 * (double)(r->end_ns - r->prompt_ns);
     const uint64_t steps = r->generated ? r->generated - 1 : 0; /* the first token came with the prompt */
     const struct log_sink *log = &r->cli->log;
-    log_line(log, LOG_INFO, "prompt eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)", prompt_ms, n_prompt,
-             prompt_ms / (double)n_prompt, 1e3 * (double)n_prompt / prompt_ms);
+    log_line(log, LOG_INFO, "prompt eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)",
+             prompt_ms, n_prompt, prompt_ms / (double)n_prompt, 1e3 * (double)n_prompt / prompt_ms);
     if (steps)
-        log_line(log, LOG_INFO, "       eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)", answer_ms, steps,
-                 answer_ms / (double)steps, 1e3 * (double)steps / answer_ms);
+        log_line(log, LOG_INFO,
+                 "       eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)", answer_ms,
+                 steps, answer_ms / (double)steps, 1e3 * (double)steps / answer_ms);
 }
 
 static enum err open_sampler(struct run *r, const struct engine *e, struct reason *why) {
@@ -177,7 +183,8 @@ int cmd_run(struct cli *c) {
     if (!code) {
         r.tokenizer = engine_tokenizer(e);
         if (!r.tokenizer && !c->options->ids)
-            code = fail(&why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer; add --ids to print token ids", c->options->model);
+            code =
+                fail(&why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer; add --ids to print token ids", c->options->model);
     }
     if (!code) code = complete(&r, e, &why);
     const int status = code ? cli_fail(c, code, &why) : r.broken ? EXIT_FAILED : EXIT_DONE;

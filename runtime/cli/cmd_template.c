@@ -25,15 +25,18 @@ static enum err read_kwargs(const json_t *kwargs, struct chat_request *out, stru
 
 static enum err read_request(const json_t *source, const json_t *extra_kwargs, struct chat_request *out, struct reason *why) {
     const json_t *tools = json_object_get(source, "tools");
-    *out = (struct chat_request){.messages = json_object_get(source, "messages"), .add_generation_prompt = true, .enable_thinking = -1};
+    *out = (struct chat_request){
+        .messages = json_object_get(source, "messages"), .add_generation_prompt = true, .enable_thinking = -1};
     if (!json_is_array(out->messages)) return fail(why, ERR_FORMAT, "stdin: 'messages' must be an array");
-    if (tools && !json_is_null(tools) && !json_is_array(tools)) return fail(why, ERR_FORMAT, "stdin: 'tools' must be an array or null");
+    if (tools && !json_is_null(tools) && !json_is_array(tools))
+        return fail(why, ERR_FORMAT, "stdin: 'tools' must be an array or null");
     out->tools = json_is_array(tools) ? tools : NULL;
     TRY(read_kwargs(json_object_get(source, "kwargs"), out, why));
     return read_kwargs(extra_kwargs, out, why);
 }
 
-static enum err add_ids(struct cli *c, const struct engine *e, const struct chat_prompt *prompt, struct text *out, struct reason *why) {
+static enum err add_ids(struct cli *c, const struct engine *e, const struct chat_prompt *prompt, struct text *out,
+                        struct reason *why) {
     const struct tokenizer *t;
     struct token_list ids = {0};
     TRY(cli_tokenizer(c, e, &t, why));
@@ -53,8 +56,10 @@ static enum err render(struct cli *c, const struct engine *e, const json_t *sour
     if (c->options->template_kwargs) code = json_read(span_of(c->options->template_kwargs), &extra, why);
     if (!code) code = read_request(source, extra, &request, why);
     if (!code) code = chat_render(family, &request, &prompt, why);
-    if (!code && c->options->ids) code = add_ids(c, e, &prompt, out, why);
-    else if (!code) text_add(out, prompt.text.ptr, prompt.text.len);
+    if (!code && c->options->ids)
+        code = add_ids(c, e, &prompt, out, why);
+    else if (!code)
+        text_add(out, prompt.text.ptr, prompt.text.len);
     chat_prompt_free(&prompt);
     json_decref(extra);
     return code;
@@ -76,7 +81,8 @@ static enum err read_stdin(json_t **out, struct reason *why) {
 int cmd_template(struct cli *c) {
     const struct options *o = c->options;
     if (o->parse_tools) return cli_usage(c, "--parse-tools is not in this build yet");
-    if (!o->model && o->family == FAMILY_FROM_FILE) return cli_usage(c, "template needs --family NAME, or -m FILE to recognise it");
+    if (!o->model && o->family == FAMILY_FROM_FILE)
+        return cli_usage(c, "template needs --family NAME, or -m FILE to recognise it");
     if (!o->model && o->ids) return cli_usage(c, "--ids needs a tokenizer: -m FILE");
     struct reason why = {{0}};
     struct engine *e = NULL;

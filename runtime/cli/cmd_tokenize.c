@@ -7,7 +7,9 @@ static enum err encode(struct cli *c, const struct tokenizer *t, struct text *ou
     struct text input = {0};
     struct token_list ids = {0};
     enum err code = cli_read_file("-", &input, why);
-    if (!code) code = tokenizer_encode(t, (struct span){input.ptr, input.len}, c->options->no_special ? PARSE_TEXT : PARSE_SPECIAL, &ids, why);
+    if (!code)
+        code = tokenizer_encode(t, (struct span){input.ptr, input.len}, c->options->no_special ? PARSE_TEXT : PARSE_SPECIAL,
+                                &ids, why);
     for (size_t i = 0; !code && i < ids.len; i++) text_addf(out, i ? " %d" : "%d", ids.ids[i]);
     text_addf(out, "\n");
     token_list_free(&ids);
@@ -23,8 +25,10 @@ static enum err decode(struct cli *c, const struct tokenizer *t, struct text *ou
     if (!code) code = cli_parse_ids((struct span){input.ptr, input.len}, "stdin", &ids, why);
     for (size_t i = 0; !code && i < ids.len; i++) {
         if ((size_t)ids.ids[i] >= tokenizer_size(t))
-            code = fail(why, ERR_FORMAT, "stdin: id %d, number %zu of the list, is not in the vocabulary of %zu", ids.ids[i], i + 1, tokenizer_size(t));
-        else detokenize_step(&d, t, ids.ids[i], out);
+            code = fail(why, ERR_FORMAT, "stdin: id %d, number %zu of the list, is not in the vocabulary of %zu", ids.ids[i],
+                        i + 1, tokenizer_size(t));
+        else
+            detokenize_step(&d, t, ids.ids[i], out);
     }
     detokenize_end(&d, out);
     token_list_free(&ids);

@@ -12,7 +12,8 @@ enum err divergence_open(size_t positions, struct divergence *out, struct reason
     *out = (struct divergence){.cap = positions};
     out->klds = calloc_checked(positions, sizeof *out->klds);
     out->p_diffs = calloc_checked(positions, sizeof *out->p_diffs);
-    return out->klds && out->p_diffs ? ERR_NONE : fail(why, ERR_NO_MEMORY, "no memory for the statistics of %zu positions", positions);
+    return out->klds && out->p_diffs ? ERR_NONE
+                                     : fail(why, ERR_NO_MEMORY, "no memory for the statistics of %zu positions", positions);
 }
 
 void divergence_close(struct divergence *d) {
@@ -90,13 +91,16 @@ static struct estimate top_share(const struct divergence *d) {
 /* ---- printing ------------------------------------------------------------------------------------------------------- */
 
 void divergence_title(struct text *out) {
-    text_addf(out, "\nchunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS            Same top p\n");
+    text_addf(out, "\nchunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS      "
+                   "      Same top p\n");
 }
 
 void divergence_row(const struct divergence *d, int chunk, struct text *out) {
-    const struct estimate ppl = exp_of(mean(&d->nll, d->n)), ratio = log_ratio(d), kld = mean(&d->kld, d->n), r = rms(d), top = top_share(d);
-    text_addf(out, "%4d    %9.4f ± %9.4f    %10.5f ± %10.5f    %10.5f ± %10.5f    %6.3f ± %6.3f %%    %6.3f ± %6.3f %%\n", chunk, ppl.value, ppl.error,
-              ratio.value, ratio.error, kld.value, kld.error, 100 * r.value, 100 * r.error, 100 * top.value, 100 * top.error);
+    const struct estimate ppl = exp_of(mean(&d->nll, d->n)), ratio = log_ratio(d), kld = mean(&d->kld, d->n), r = rms(d),
+                          top = top_share(d);
+    text_addf(out, "%4d    %9.4f ± %9.4f    %10.5f ± %10.5f    %10.5f ± %10.5f    %6.3f ± %6.3f %%    %6.3f ± %6.3f %%\n",
+              chunk, ppl.value, ppl.error, ratio.value, ratio.error, kld.value, kld.error, 100 * r.value, 100 * r.error,
+              100 * top.value, 100 * top.error);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -112,7 +116,8 @@ static double percentile(const float *sorted, size_t n, double fraction) {
 }
 
 static void add_perplexity_table(const struct divergence *d, struct text *out) {
-    const struct estimate a = mean(&d->nll, d->n), b = mean(&d->base_nll, d->n), p = exp_of(a), q = exp_of(b), l = log_ratio(d), r = exp_of(l);
+    const struct estimate a = mean(&d->nll, d->n), b = mean(&d->base_nll, d->n), p = exp_of(a), q = exp_of(b), l = log_ratio(d),
+                          r = exp_of(l);
     const double errors = a.error * b.error;
     text_addf(out, "\n====== Perplexity statistics ======\n");
     text_addf(out, "Mean PPL(Q)                   : %10.6f ± %10.6f\n", p.value, p.error);
@@ -124,10 +129,14 @@ static void add_perplexity_table(const struct divergence *d, struct text *out) {
               root(p.error * p.error + q.error * q.error - 2 * p.value * q.value * covariance(d)));
 }
 
-static void add_percentiles(const float *sorted, size_t n, double scale, const char *name, const char *format, struct text *out) {
-    static const struct { const char *label; double fraction; } rows[] = {
-        {"Maximum", 1}, {"99.9%  ", 0.999}, {"99.0%  ", 0.99}, {"95.0%  ", 0.95}, {"90.0%  ", 0.9}, {"75.0%  ", 0.75}, {"Median ", 0.5},
-        {"25.0%  ", 0.25}, {"10.0%  ", 0.1}, {" 5.0%  ", 0.05}, {" 1.0%  ", 0.01}, {" 0.1%  ", 0.001}, {"Minimum", 0}};
+static void add_percentiles(const float *sorted, size_t n, double scale, const char *name, const char *format,
+                            struct text *out) {
+    static const struct {
+        const char *label;
+        double fraction;
+    } rows[] = {{"Maximum", 1},    {"99.9%  ", 0.999}, {"99.0%  ", 0.99}, {"95.0%  ", 0.95}, {"90.0%  ", 0.9},
+                {"75.0%  ", 0.75}, {"Median ", 0.5},   {"25.0%  ", 0.25}, {"10.0%  ", 0.1},  {" 5.0%  ", 0.05},
+                {" 1.0%  ", 0.01}, {" 0.1%  ", 0.001}, {"Minimum", 0}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char number[32];
         snprintf(number, sizeof number, format, scale * percentile(sorted, n, rows[i].fraction));
@@ -142,7 +151,8 @@ void divergence_tables(struct divergence *d, struct text *out) {
     add_perplexity_table(d, out);
     text_addf(out, "\n====== KL divergence statistics ======\nMean    KLD: %10.6f ± %10.6f\n", kld.value, kld.error);
     add_percentiles(d->klds, d->n, 1, "KLD", "%10.6f", out);
-    text_addf(out, "\n====== Token probability statistics ======\nMean    Δp: %6.3f ± %5.3f %%\n", 100 * p.value, 100 * p.error);
+    text_addf(out, "\n====== Token probability statistics ======\nMean    Δp: %6.3f ± %5.3f %%\n", 100 * p.value,
+              100 * p.error);
     add_percentiles(d->p_diffs, d->n, 100, "Δp", "%6.3f%%", out);
     text_addf(out, "RMS Δp    : %6.3f ± %5.3f %%\n", 100 * r.value, 100 * r.error);
     text_addf(out, "Same top p: %6.3f ± %5.3f %%\n", 100 * top.value, 100 * top.error);

@@ -10,11 +10,11 @@ struct moments {
 };
 
 struct divergence {
-    size_t n, cap;           /* positions so far, room of the two arrays */
+    size_t n, cap; /* positions so far, room of the two arrays */
     struct moments nll, base_nll, kld, p_diff, p_diff2;
-    double nll_product;      /* of nll and base_nll, for their correlation */
+    double nll_product; /* of nll and base_nll, for their correlation */
     size_t same_top;
-    float *klds, *p_diffs;   /* [n] for the percentiles */
+    float *klds, *p_diffs; /* [n] for the percentiles */
 };
 
 enum err divergence_open(size_t positions, struct divergence *out, struct reason *why) MUST_USE;

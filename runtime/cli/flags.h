@@ -5,21 +5,32 @@
 #include "cli/options.h"
 
 enum flag_kind {
-    FLAG_BOOL,      /* no value; `off` names clear it */
-    FLAG_INT,       /* decimal, or one of `choices` */
-    FLAG_TOKENS,    /* as FLAG_INT with suffixes k and m */
-    FLAG_BYTES,     /* suffixes K M G T, KiB MiB..., KB MB... all powers of two; or one of `choices` */
+    FLAG_BOOL,   /* no value; `off` names clear it */
+    FLAG_INT,    /* decimal, or one of `choices` */
+    FLAG_TOKENS, /* as FLAG_INT with suffixes k and m */
+    FLAG_BYTES,  /* suffixes K M G T, KiB MiB..., KB MB... all powers of two; or one of `choices` */
     FLAG_REAL,
     FLAG_STRING,
-    FLAG_CHOICE,    /* one of `choices`, case-insensitive */
+    FLAG_CHOICE,         /* one of `choices`, case-insensitive */
     FLAG_CHOICE_OR_BARE, /* as FLAG_CHOICE; a bare flag means `bare`. A value is taken only if it is one of the choices */
-    FLAG_NUMBERS,   /* repeatable; "1,2,4-8+2" is 1 2 4 6 8; token suffixes */
-    FLAG_PAIRS,     /* repeatable; "512,128" */
-    FLAG_STRINGS,   /* repeatable */
-    FLAG_BIAS,      /* repeatable; "ID+2.5", "ID-inf" */
+    FLAG_NUMBERS,        /* repeatable; "1,2,4-8+2" is 1 2 4 6 8; token suffixes */
+    FLAG_PAIRS,          /* repeatable; "512,128" */
+    FLAG_STRINGS,        /* repeatable */
+    FLAG_BIAS,           /* repeatable; "ID+2.5", "ID-inf" */
 };
 
-enum flag_group { GROUP_MODEL, GROUP_CONTEXT, GROUP_PROMPT, GROUP_SAMPLING, GROUP_CHAT, GROUP_OUTPUT, GROUP_TASK, GROUP_LATER, GROUP_GENERAL, GROUP_COUNT };
+enum flag_group {
+    GROUP_MODEL,
+    GROUP_CONTEXT,
+    GROUP_PROMPT,
+    GROUP_SAMPLING,
+    GROUP_CHAT,
+    GROUP_OUTPUT,
+    GROUP_TASK,
+    GROUP_LATER,
+    GROUP_GENERAL,
+    GROUP_COUNT
+};
 
 struct choice {
     const char *name;
@@ -27,23 +38,23 @@ struct choice {
 };
 
 struct flag {
-    const char *names;  /* separated by blanks; the first "--" name also names the environment variable */
-    const char *off;    /* names that clear a FLAG_BOOL, or NULL */
+    const char *names; /* separated by blanks; the first "--" name also names the environment variable */
+    const char *off;   /* names that clear a FLAG_BOOL, or NULL */
     enum flag_kind kind;
     enum flag_group group;
-    uint32_t verbs;     /* bit per enum verb */
-    uint32_t offset;    /* of the member in struct options */
-    const char *initial;/* default in the form a user would type; NULL: zero */
-    double min, max;    /* of the numeric kinds, inclusive */
+    uint32_t verbs;               /* bit per enum verb */
+    uint32_t offset;              /* of the member in struct options */
+    const char *initial;          /* default in the form a user would type; NULL: zero */
+    double min, max;              /* of the numeric kinds, inclusive */
     const struct choice *choices; /* ends with a NULL name */
-    int64_t bare;       /* of FLAG_CHOICE_OR_BARE */
+    int64_t bare;                 /* of FLAG_CHOICE_OR_BARE */
     const char *metavar;
     const char *help;
-    const char *warning;/* noted when the flag is given */
+    const char *warning; /* noted when the flag is given */
 };
 
-/* Flags of llama.cpp and ik_llama.cpp that do nothing here. `values`: words they consume; VALUE_IF_SWITCH: one if the next word is
- * one of on off auto 0 1 true false enabled disabled. */
+/* Flags of llama.cpp and ik_llama.cpp that do nothing here. `values`: words they consume; VALUE_IF_SWITCH: one if the next word
+ * is one of on off auto 0 1 true false enabled disabled. */
 enum { VALUE_IF_SWITCH = -1 };
 struct ignored_flag {
     const char *names;

@@ -31,7 +31,8 @@ void logprobs_encode(const float *logits, int32_t n_vocab, float max, double log
     for (int32_t i = 0; i < n_vocab; i++)
         if (logits[i] < floor) floor = logits[i];
     if (floor < max - MAX_SPREAD) floor = max - MAX_SPREAD;
-    const float step = (max - floor) / 65535.0f, low = (float)((double)(floor - max) - log_sum), inverse = step > 0 ? 1 / step : 0;
+    const float step = (max - floor) / 65535.0f, low = (float)((double)(floor - max) - log_sum),
+                inverse = step > 0 ? 1 / step : 0;
     memcpy(record, &step, sizeof step);
     memcpy(record + 2, &low, sizeof low);
     record += 4;
@@ -53,7 +54,8 @@ static enum err put(struct logprobs *l, const void *bytes, size_t len, struct re
     return fwrite(bytes, 1, len, l->file) == len ? ERR_NONE : fail_io(l, "cannot write", why);
 }
 
-enum err logprobs_create(const char *path, struct logprobs_shape shape, const int32_t *tokens, struct logprobs *out, struct reason *why) {
+enum err logprobs_create(const char *path, struct logprobs_shape shape, const int32_t *tokens, struct logprobs *out,
+                         struct reason *why) {
     *out = (struct logprobs){.path = path, .shape = shape};
     const size_t len = strlen(path);
     out->part_path = malloc(len + 6);
@@ -111,20 +113,24 @@ enum err logprobs_open(const char *path, struct logprobs *out, struct reason *wh
     out->file = fopen(path, "rb");
     if (!out->file || fstat(fileno(out->file), &facts) != 0) return fail_io(out, "cannot open", why);
     TRY(take(out, start, sizeof start, why));
-    if (memcmp(start, magic, sizeof magic) != 0) return fail(why, ERR_FORMAT, "%s: does not begin with '_logits_'; not a file of log-probabilities", path);
+    if (memcmp(start, magic, sizeof magic) != 0)
+        return fail(why, ERR_FORMAT, "%s: does not begin with '_logits_'; not a file of log-probabilities", path);
     TRY(take(out, &out->shape, sizeof out->shape, why));
     const struct logprobs_shape s = out->shape;
     if (!expected_bytes(s, &bytes))
-        return fail(why, ERR_FORMAT, "%s: header at byte 8: %d tokens a chunk, %d in the vocabulary, %d chunks make no sense", path, s.n_ctx, s.n_vocab, s.n_chunk);
+        return fail(why, ERR_FORMAT, "%s: header at byte 8: %d tokens a chunk, %d in the vocabulary, %d chunks make no sense",
+                    path, s.n_ctx, s.n_vocab, s.n_chunk);
     if (bytes != (uint64_t)facts.st_size)
-        return fail(why, ERR_FORMAT, "%s: has %" PRIu64 " bytes; its header (byte 8) asks for %" PRIu64, path, (uint64_t)facts.st_size, bytes);
+        return fail(why, ERR_FORMAT, "%s: has %" PRIu64 " bytes; its header (byte 8) asks for %" PRIu64, path,
+                    (uint64_t)facts.st_size, bytes);
     const size_t n = (size_t)s.n_chunk * (size_t)s.n_ctx;
     out->tokens = calloc_checked(n, sizeof *out->tokens);
     if (!out->tokens) return fail(why, ERR_NO_MEMORY, "%s: no memory for its %zu tokens", path, n);
     TRY(take(out, out->tokens, n * sizeof *out->tokens, why));
     for (size_t i = 0; i < n; i++)
         if (out->tokens[i] < 0 || out->tokens[i] >= s.n_vocab)
-            return fail(why, ERR_FORMAT, "%s: token %d at byte %zu is not in its vocabulary of %d", path, out->tokens[i], HEADER_BYTES + 4 * i, s.n_vocab);
+            return fail(why, ERR_FORMAT, "%s: token %d at byte %zu is not in its vocabulary of %d", path, out->tokens[i],
+                        HEADER_BYTES + 4 * i, s.n_vocab);
     return ERR_NONE;
 }
 

@@ -34,7 +34,8 @@ struct logprobs {
     int32_t *tokens; /* when reading */
 };
 
-enum err logprobs_create(const char *path, struct logprobs_shape shape, const int32_t *tokens, struct logprobs *out, struct reason *why) MUST_USE;
+enum err logprobs_create(const char *path, struct logprobs_shape shape, const int32_t *tokens, struct logprobs *out,
+                         struct reason *why) MUST_USE;
 enum err logprobs_write(struct logprobs *l, const uint16_t *record, struct reason *why) MUST_USE;
 enum err logprobs_finish(struct logprobs *l, struct reason *why) MUST_USE;
 
@@ -48,7 +49,15 @@ void logprobs_close(struct logprobs *l); /* accepts half-built ones; removes an 
 double logprobs_log_sum(const float *logits, size_t n, float *max, size_t *argmax);
 /* `record`: [logprobs_record_words(n_vocab)] */
 void logprobs_encode(const float *logits, int32_t n_vocab, float max, double log_sum, uint16_t *record);
-static inline float logprobs_step(const uint16_t *record) { float f; __builtin_memcpy(&f, record, 4); return f; }
-static inline float logprobs_low(const uint16_t *record) { float f; __builtin_memcpy(&f, record + 2, 4); return f; }
+static inline float logprobs_step(const uint16_t *record) {
+    float f;
+    __builtin_memcpy(&f, record, 4);
+    return f;
+}
+static inline float logprobs_low(const uint16_t *record) {
+    float f;
+    __builtin_memcpy(&f, record + 2, 4);
+    return f;
+}
 
 #endif

@@ -7,8 +7,9 @@
 #include "cli/cli.h"
 
 static int (*const commands[VERB_COUNT])(struct cli *) = {
-    [VERB_CHAT] = cmd_chat,         [VERB_RUN] = cmd_run,               [VERB_BENCH] = cmd_bench,
-    [VERB_PERPLEXITY] = cmd_perplexity, [VERB_TOKENIZE] = cmd_tokenize, [VERB_DETOKENIZE] = cmd_detokenize,
+    [VERB_CHAT] = cmd_chat,         [VERB_RUN] = cmd_run,
+    [VERB_BENCH] = cmd_bench,       [VERB_PERPLEXITY] = cmd_perplexity,
+    [VERB_TOKENIZE] = cmd_tokenize, [VERB_DETOKENIZE] = cmd_detokenize,
     [VERB_TEMPLATE] = cmd_template, [VERB_INSPECT] = cmd_inspect,
 };
 
@@ -17,8 +18,10 @@ static void write_log(void *ctx, enum log_level level, const char *line) {
     static const char *const colors[] = {"\033[31m", "\033[33m", "\033[2m", "\033[2m"};
     struct cli *c = ctx;
     cli_progress_end(c);
-    if (c->color_stderr) fprintf(stderr, "%s%s:\033[0m %s\n", colors[level], names[level], line);
-    else fprintf(stderr, "%s: %s\n", names[level], line);
+    if (c->color_stderr)
+        fprintf(stderr, "%s%s:\033[0m %s\n", colors[level], names[level], line);
+    else
+        fprintf(stderr, "%s: %s\n", names[level], line);
 }
 
 static void write_nothing(void *ctx, enum log_level level, const char *line) { (void)ctx, (void)level, (void)line; }
@@ -27,7 +30,8 @@ static void setup(struct cli *c) {
     const struct options *o = c->options;
     c->stdout_is_terminal = isatty(STDOUT_FILENO);
     c->stderr_is_terminal = isatty(STDERR_FILENO);
-    const bool may = o->color == SWITCH_ON || (o->color == SWITCH_AUTO && !o->no_color && !(o->term && strcmp(o->term, "dumb") == 0));
+    const bool may =
+        o->color == SWITCH_ON || (o->color == SWITCH_AUTO && !o->no_color && !(o->term && strcmp(o->term, "dumb") == 0));
     c->color_stdout = may && (c->stdout_is_terminal || o->color == SWITCH_ON);
     c->color_stderr = may && (c->stderr_is_terminal || o->color == SWITCH_ON);
     const int64_t level = o->log_level >= 0 ? o->log_level : o->log_disable ? 1 : o->verbose ? 3 : 2;
@@ -72,7 +76,8 @@ static int run_verb(enum verb verb, int argc, char **argv) {
         status = cli_usage(&c, "%s needs a model: -m FILE", verb_info(verb)->name);
     } else {
         print_notes(&c);
-        if (options.load_mode == LOAD_MAPPED) log_line(&c.log, LOG_WARN, "--load-mode: weights are read into own memory, never mapped");
+        if (options.load_mode == LOAD_MAPPED)
+            log_line(&c.log, LOG_WARN, "--load-mode: weights are read into own memory, never mapped");
         status = commands[verb](&c);
     }
     options_close(&options);

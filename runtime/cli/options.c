@@ -94,7 +94,8 @@ static unsigned edit_distance(const char *a, size_t n, const char *b, size_t m) 
             unsigned best = before[j - 1] + (a[i - 1] != b[j - 1]);
             if (before[j] + 1 < best) best = before[j] + 1;
             if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && earlier[j - 2] + 1 < best) best = earlier[j - 2] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && earlier[j - 2] + 1 < best)
+                best = earlier[j - 2] + 1;
             now[j] = best;
         }
     }
@@ -135,7 +136,8 @@ enum err verb_from_name(const char *name, enum verb *out, struct reason *why) {
     }
     for (size_t i = 0; i < sizeof later_verbs / sizeof *later_verbs; i++)
         if (strcmp(later_verbs[i], name) == 0) return fail(why, ERR_ARGUMENT, "the command '%s' is not in this build", name);
-    if (nearest_is_near(&best, name)) return fail(why, ERR_ARGUMENT, "unknown command '%.60s'; did you mean '%s'?", name, best.name);
+    if (nearest_is_near(&best, name))
+        return fail(why, ERR_ARGUMENT, "unknown command '%.60s'; did you mean '%s'?", name, best.name);
     return fail(why, ERR_ARGUMENT, "unknown command '%.60s'; coldstream --help lists them", name);
 }
 
@@ -151,7 +153,8 @@ static enum err fail_unknown(enum verb verb, const char *name, struct reason *wh
         nearest_try(&best, name, flags[i].off);
     }
     if (nearest_is_near(&best, name)) return fail(why, ERR_ARGUMENT, "unknown flag %.60s; did you mean %s?", name, best.name);
-    return fail(why, ERR_ARGUMENT, "unknown flag %.60s (nearest: %s); coldstream %s --help lists them", name, best.name, verbs[verb].name);
+    return fail(why, ERR_ARGUMENT, "unknown flag %.60s (nearest: %s); coldstream %s --help lists them", name, best.name,
+                verbs[verb].name);
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
@@ -182,12 +185,17 @@ static enum err fail_value(const struct flag *f, const char *name, const char *t
     case FLAG_NUMBERS: text_addf(&expected, "numbers such as 512 or 1k,2k or 128-512+128"); break;
     case FLAG_PAIRS: text_addf(&expected, "two numbers such as 512,128"); break;
     case FLAG_BIAS: text_addf(&expected, "a token id and a sign with a number, such as 151645-inf or 9707+1.5"); break;
-    case FLAG_STRING: case FLAG_STRINGS: text_addf(&expected, "a text"); break;
-    case FLAG_CHOICE: case FLAG_CHOICE_OR_BARE: text_addf(&expected, "one of "); break;
+    case FLAG_STRING:
+    case FLAG_STRINGS: text_addf(&expected, "a text"); break;
+    case FLAG_CHOICE:
+    case FLAG_CHOICE_OR_BARE: text_addf(&expected, "one of "); break;
     }
-    if (f->kind == FLAG_CHOICE || f->kind == FLAG_CHOICE_OR_BARE) add_choices(f, &expected);
-    else if (f->min < f->max) text_addf(&expected, ", %.15g to %.15g", f->min, f->max);
-    const enum err code = fail(why, ERR_ARGUMENT, "%s '%.80s': expected %s", name, text, expected.ptr ? expected.ptr : "something else");
+    if (f->kind == FLAG_CHOICE || f->kind == FLAG_CHOICE_OR_BARE)
+        add_choices(f, &expected);
+    else if (f->min < f->max)
+        text_addf(&expected, ", %.15g to %.15g", f->min, f->max);
+    const enum err code =
+        fail(why, ERR_ARGUMENT, "%s '%.80s': expected %s", name, text, expected.ptr ? expected.ptr : "something else");
     text_free(&expected);
     return code;
 }
@@ -251,8 +259,10 @@ static bool bias_parse(struct options *o, const char *text) {
     memcpy(id_text, text, digits);
     id_text[digits] = 0;
     if (!parse_whole(id_text, &id) || id > INT32_MAX) return false;
-    if (strcasecmp(text + digits + 1, "inf") == 0) bias = text[digits] == '-' ? -__builtin_inf() : __builtin_inf();
-    else if (!parse_real(text + digits, &bias)) return false;
+    if (strcasecmp(text + digits + 1, "inf") == 0)
+        bias = text[digits] == '-' ? -__builtin_inf() : __builtin_inf();
+    else if (!parse_real(text + digits, &bias))
+        return false;
     struct logit_bias *grown = grow(o->bias, o->n_bias, &o->cap_bias, sizeof *grown);
     if (!grown) return false;
     o->bias = grown;
@@ -262,18 +272,25 @@ static bool bias_parse(struct options *o, const char *text) {
 
 static bool int_parse(const struct flag *f, const char *text, int64_t *out) {
     if (choose(f->choices, text, out)) return true;
-    if (f->kind == FLAG_BYTES ? !parse_bytes(text, out) : f->kind == FLAG_TOKENS ? !parse_tokens(text, out) : !parse_whole(text, out)) return false;
+    if (f->kind == FLAG_BYTES    ? !parse_bytes(text, out)
+        : f->kind == FLAG_TOKENS ? !parse_tokens(text, out)
+                                 : !parse_whole(text, out))
+        return false;
     return in_range(f, (double)*out);
 }
 
 static void clear_list(struct options *o, const struct flag *f) {
-    if (f->kind == FLAG_NUMBERS || f->kind == FLAG_PAIRS) ((struct number_list *)member(o, f))->len = 0;
-    else if (f->kind == FLAG_STRINGS) ((struct string_list *)member(o, f))->len = 0;
-    else if (f->kind == FLAG_BIAS) o->n_bias = 0;
+    if (f->kind == FLAG_NUMBERS || f->kind == FLAG_PAIRS)
+        ((struct number_list *)member(o, f))->len = 0;
+    else if (f->kind == FLAG_STRINGS)
+        ((struct string_list *)member(o, f))->len = 0;
+    else if (f->kind == FLAG_BIAS)
+        o->n_bias = 0;
 }
 
 static bool value_parse(struct options *o, const struct flag *f, bool off, const char *text) {
-    static const struct choice truths[] = {{"on", 1}, {"1", 1}, {"true", 1}, {"enabled", 1}, {"off", 0}, {"0", 0}, {"false", 0}, {"disabled", 0}, {0}};
+    static const struct choice truths[] = {{"on", 1},    {"1", 1},        {"true", 1}, {"enabled", 1}, {"off", 0}, {"0", 0},
+                                           {"false", 0}, {"disabled", 0}, {0}};
     void *at = member(o, f);
     int64_t truth;
     switch (f->kind) {
@@ -281,19 +298,23 @@ static bool value_parse(struct options *o, const struct flag *f, bool off, const
         if (!choose(truths, text, &truth)) return false;
         *(bool *)at = (truth != 0) != off;
         return true;
-    case FLAG_INT: case FLAG_TOKENS: case FLAG_BYTES: return int_parse(f, text, at);
+    case FLAG_INT:
+    case FLAG_TOKENS:
+    case FLAG_BYTES: return int_parse(f, text, at);
     case FLAG_REAL: return parse_real(text, at) && in_range(f, *(double *)at);
     case FLAG_STRING: *(const char **)at = text; return true;
-    case FLAG_CHOICE: case FLAG_CHOICE_OR_BARE: return choose(f->choices, text, at);
-    case FLAG_NUMBERS: case FLAG_PAIRS: return numbers_parse(at, f, text);
+    case FLAG_CHOICE:
+    case FLAG_CHOICE_OR_BARE: return choose(f->choices, text, at);
+    case FLAG_NUMBERS:
+    case FLAG_PAIRS: return numbers_parse(at, f, text);
     case FLAG_STRINGS: return strings_add(at, text);
     case FLAG_BIAS: return bias_parse(o, text);
     }
     return false;
 }
 
-static enum err store(struct options *o, const struct flag *f, bool off, const char *name, const char *text, enum option_source source,
-                      struct reason *why) {
+static enum err store(struct options *o, const struct flag *f, bool off, const char *name, const char *text,
+                      enum option_source source, struct reason *why) {
     uint8_t *known = &o->sources[f - flags];
     if (source > *known && source != SOURCE_SET) clear_list(o, f); /* a given list replaces the default, then grows */
     if (!value_parse(o, f, off, text)) return fail_value(f, name, text, why);
@@ -350,7 +371,8 @@ static enum err set_defaults(struct options *o, struct reason *why) {
     o->sources = calloc_checked(n_flags, 1);
     if (!o->sources) return fail(why, ERR_NO_MEMORY, "no memory for the options");
     for (size_t i = 0; i < n_flags; i++)
-        if (flags[i].initial && (flags[i].verbs >> o->verb & 1)) TRY(store(o, &flags[i], false, flags[i].names, flags[i].initial, SOURCE_DEFAULT, why));
+        if (flags[i].initial && (flags[i].verbs >> o->verb & 1))
+            TRY(store(o, &flags[i], false, flags[i].names, flags[i].initial, SOURCE_DEFAULT, why));
     o->no_color = variable_or_null("NO_COLOR") != NULL;
     o->home = variable_or_null("HOME");
     o->state_home = variable_or_null("XDG_STATE_HOME");
@@ -381,29 +403,32 @@ static enum err take_value(struct options *o, struct cursor *c, const char *name
     const char *word = peek(c);
     if (!word) return fail(why, ERR_ARGUMENT, "%s needs a value", name);
     if (word[0] == '-' && known_name(o->verb, word))
-        return fail(why, ERR_ARGUMENT, "%s needs a value, but %.60s follows (write %s=%.60s if it is meant)", name, word, name, word);
+        return fail(why, ERR_ARGUMENT, "%s needs a value, but %.60s follows (write %s=%.60s if it is meant)", name, word, name,
+                    word);
     *value = word;
     c->at++;
     return ERR_NONE;
 }
 
-static enum err take_flag(struct options *o, const struct flag *f, bool off, const char *name, const char *value, struct cursor *c,
-                          struct reason *why) {
+static enum err take_flag(struct options *o, const struct flag *f, bool off, const char *name, const char *value,
+                          struct cursor *c, struct reason *why) {
     int64_t bare;
     if (f->kind == FLAG_BOOL && !value) {
         value = "on";
         if (o->verb == VERB_BENCH && is_switch_word(peek(c))) value = c->words[c->at++]; /* llama-bench writes -nkvo 0 */
     } else if (f->kind == FLAG_CHOICE_OR_BARE && !value) {
-        if (peek(c) && choose(f->choices, peek(c), &bare)) value = c->words[c->at++];
-        else value = "on";
+        if (peek(c) && choose(f->choices, peek(c), &bare))
+            value = c->words[c->at++];
+        else
+            value = "on";
     } else if (!value) {
         TRY(take_value(o, c, name, &value, why));
     }
     return store(o, f, off, name, value, SOURCE_FLAG, why);
 }
 
-static enum err take_ignored(struct options *o, const struct ignored_flag *f, const char *name, const char *value, struct cursor *c,
-                             struct reason *why) {
+static enum err take_ignored(struct options *o, const struct ignored_flag *f, const char *name, const char *value,
+                             struct cursor *c, struct reason *why) {
     if (f->values == 1 && !value) TRY(take_value(o, c, name, &value, why));
     if (f->values == VALUE_IF_SWITCH && !value && is_switch_word(peek(c))) c->at++;
     text_addf(&o->notes, "%s %s\n", name, f->why);
@@ -415,7 +440,8 @@ static bool same_number(const char *a, const char *b) {
     return strcmp(a, b) == 0 || (parse_real(a, &x) && parse_real(b, &y) && x == y);
 }
 
-static enum err take_refused(const struct refused_flag *f, const char *name, const char *value, struct cursor *c, struct reason *why) {
+static enum err take_refused(const struct refused_flag *f, const char *name, const char *value, struct cursor *c,
+                             struct reason *why) {
     if (f->neutral && !value && peek(c)) value = c->words[c->at++];
     if (f->neutral && value && same_number(value, f->neutral)) return ERR_NONE;
     return fail(why, ERR_ARGUMENT, "%s %s", name, f->why);
@@ -509,8 +535,10 @@ static void add_flag_help(const struct flag *f, struct text *out) {
         text_addf(out, ", ");
         add_names(f->off, out);
     }
-    if (out->len - start >= HELP_COLUMN) text_addf(out, "\n%*s", HELP_COLUMN, "");
-    else text_addf(out, "%*s", (int)(HELP_COLUMN - (out->len - start)), "");
+    if (out->len - start >= HELP_COLUMN)
+        text_addf(out, "\n%*s", HELP_COLUMN, "");
+    else
+        text_addf(out, "%*s", (int)(HELP_COLUMN - (out->len - start)), "");
     text_addf(out, "%s", f->help);
     if (f->kind == FLAG_CHOICE && f->choices) {
         text_addf(out, " [");
@@ -532,7 +560,8 @@ void options_help(enum verb verb, struct text *out) {
             add_flag_help(&flags[i], out);
         }
     }
-    text_addf(out, "\nFlags match exactly and take --flag=value; the last one wins. COLDSTREAM_<NAME> (COLDSTREAM_CTX_SIZE=32k) sets any of them.\n"
+    text_addf(out, "\nFlags match exactly and take --flag=value; the last one wins. COLDSTREAM_<NAME> "
+                   "(COLDSTREAM_CTX_SIZE=32k) sets any of them.\n"
                    "Known flags of llama.cpp and ik_llama.cpp that mean nothing here are named on stderr and ignored.\n");
 }
 

@@ -28,7 +28,7 @@ struct verb_info {
     const char *name;
     const char *arguments; /* of the usage line */
     const char *summary;
-    size_t max_words;      /* arguments that are no flags */
+    size_t max_words; /* arguments that are no flags */
 };
 const struct verb_info *verb_info(enum verb verb);
 /* On failure `why` names the nearest verb. */
@@ -56,14 +56,14 @@ struct options {
 
     /* model and loading */
     const char *model;
-    int64_t family;         /* enum chat_family or FAMILY_FROM_FILE */
+    int64_t family; /* enum chat_family or FAMILY_FROM_FILE */
     bool nfc;
-    int64_t load_mode;      /* enum load_mode */
-    bool direct_io;         /* false: --no-direct-io, as LOAD_BUFFERED */
-    int64_t ctx_size;       /* tokens; 0: the model's, at most 32768 */
-    int64_t batch, ubatch;  /* tokens */
+    int64_t load_mode;              /* enum load_mode */
+    bool direct_io;                 /* false: --no-direct-io, as LOAD_BUFFERED */
+    int64_t ctx_size;               /* tokens; 0: the model's, at most 32768 */
+    int64_t batch, ubatch;          /* tokens */
     int64_t threads, threads_batch; /* 0: one per physical core; as threads */
-    int64_t isa;            /* 0: best, else 1 + index of "ref", "avx2", "avx512" */
+    int64_t isa;                    /* 0: best, else 1 + index of "ref", "avx2", "avx512" */
 
     /* accepted as part of the chat contract; nothing to act on in a build without GPU and streaming */
     bool kv_offload;
@@ -76,7 +76,7 @@ struct options {
 
     /* prompt and answer */
     const char *prompt, *prompt_ids, *file;
-    int64_t predict;        /* tokens; -1: until the end or the context is full */
+    int64_t predict; /* tokens; -1: until the end or the context is full */
     bool ids, json, escape;
     bool no_special;
     struct string_list stop; /* -r */
@@ -90,8 +90,8 @@ struct options {
 
     /* chat */
     const char *system_prompt, *system_prompt_file, *template_kwargs;
-    int64_t reasoning;      /* enum switch_value */
-    int64_t color;          /* enum switch_value */
+    int64_t reasoning; /* enum switch_value */
+    int64_t color;     /* enum switch_value */
     bool simple_io, single_turn, multiline, history, show_timings;
 
     /* template */
@@ -105,25 +105,25 @@ struct options {
     bool warmup, progress;
 
     /* perplexity */
-    int64_t chunks;         /* -1 all */
+    int64_t chunks; /* -1 all */
     const char *kl_base;
     bool kl_divergence;
 
     /* log */
     bool verbose;
-    int64_t log_level;      /* -1: by `verbose`; else 0 silent, 1 errors, 2 warnings, 3 info, 4 debug */
+    int64_t log_level; /* -1: by `verbose`; else 0 silent, 1 errors, 2 warnings, 3 info, 4 debug */
     bool log_disable;
 
     struct string_list words; /* arguments that are no flags */
 
     /* environment */
-    bool no_color;          /* NO_COLOR is set and not empty */
+    bool no_color;                                 /* NO_COLOR is set and not empty */
     const char *home, *state_home, *editor, *term; /* HOME, XDG_STATE_HOME, VISUAL or EDITOR, TERM; NULL when unset or empty */
 
     /* Lines to print before starting: ignored flags, fallbacks taken. One a line, each ends in a newline. */
     struct text notes;
 
-    uint8_t *sources;       /* enum option_source a row of the table */
+    uint8_t *sources; /* enum option_source a row of the table */
     struct string_list owned;
 };
 
@@ -134,12 +134,14 @@ enum option_source { SOURCE_DEFAULT, SOURCE_ENVIRONMENT, SOURCE_FLAG, SOURCE_SET
 enum err options_parse(enum verb verb, int argc, char *const *argv, struct options *out, struct reason *why) MUST_USE;
 void options_close(struct options *o);
 
-/* Set one option later, by a name of the table ("--temp", or "temp"), with the same checks: chat's /set. Lists are appended to. */
+/* Set one option later, by a name of the table ("--temp" or "temp"), with the same checks: chat's /set. Lists grow. */
 enum err options_set(struct options *o, const char *name, const char *value, struct reason *why) MUST_USE;
 
 /* Where the value of a member comes from: options_source(o, &o->temp). */
 enum option_source options_source(const struct options *o, const void *member);
-static inline bool options_given(const struct options *o, const void *member) { return options_source(o, member) != SOURCE_DEFAULT; }
+static inline bool options_given(const struct options *o, const void *member) {
+    return options_source(o, member) != SOURCE_DEFAULT;
+}
 
 /* The help page of a verb, and the one that lists the verbs. */
 void options_help(enum verb verb, struct text *out);

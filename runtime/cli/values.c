@@ -28,9 +28,12 @@ bool parse_tokens(const char *text, int64_t *out) {
     const char *end;
     int64_t value, factor = 1;
     if (!read_integer(text, &value, &end)) return false;
-    if (strcasecmp(end, "k") == 0) factor = 1024;
-    else if (strcasecmp(end, "m") == 0) factor = 1024 * 1024;
-    else if (*end) return false;
+    if (strcasecmp(end, "k") == 0)
+        factor = 1024;
+    else if (strcasecmp(end, "m") == 0)
+        factor = 1024 * 1024;
+    else if (*end)
+        return false;
     return !__builtin_mul_overflow(value, factor, out);
 }
 
