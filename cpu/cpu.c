@@ -4,6 +4,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "cpu/matmul.h"
+
 static const char *const names[ISA_COUNT] = {"ref", "avx2", "avx512"};
 
 const char *cpu_isa_name(enum cpu_isa isa) { return names[isa]; }
@@ -58,4 +60,9 @@ void acts_layout(struct acts *a, void *room) {
     a->s32 = (float *)at;
     at += floats;
     a->sum16 = (int32_t *)at;
+}
+
+uint64_t matmul_scratch_bytes(size_t k) {
+    const uint64_t few = FEW * pieces_of(k) * sizeof(struct prepared), many = sizeof(struct blocked);
+    return few > many ? few : many;
 }

@@ -25,6 +25,15 @@ struct panel {
     float min[PIECE / 32][PANEL_ROWS];
 };
 
+/* Scratch of a blocked product. */
+struct blocked {
+    union {
+        struct panel panel;
+        _Alignas(64) float f32[PIECE][PANEL_ROWS]; /* the same for float types: one value per column and row */
+    };
+    float acc[PASS][PANEL_ROWS];
+};
+
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
 static inline size_t vector_of(const struct matmul *m, size_t i) { return m->index ? (size_t)m->index[i] : i; }
 

@@ -292,7 +292,8 @@ static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) 
 
 #define MATMUL(name, layout_name, weights, most)                                                                      \
     static void matmul_##name(const struct matmul *m) {                                                               \
-        matvec((struct format){dot_##name, &layout_name, weights, sizeof(struct block_##name)}, m);             \
+        if (m->n > most) gemm_##name##_avx512(m);                                                                     \
+        else matvec((struct format){dot_##name, &layout_name, weights, sizeof(struct block_##name)}, m);             \
     }
 
 MATMUL(q4_0, layout_q4_0, 32, FEW)
