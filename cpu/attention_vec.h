@@ -7,15 +7,15 @@
  *
  *     tile <- K of KEYS positions, widened to float    scores[key][row] = scale * sum_c tile[key][c] * q[c][row]
  *     new maximum m', shrink = e^(m - m'), weights = e^(scores - m') in place, total = total * shrink + sum of weights
- *     tile <- V of the same positions                  mixed[c][row] = mixed[c][row] * shrink + sum_key tile[key][c] * weights[key][row]
+ *     tile <- V of the same positions                  mixed[c][row] = mixed * shrink + sum_key weights * tile
  *
  * Vector lanes are query rows: K and V enter the products as broadcast scalars, so nothing is transposed but q and the result,
  * and the softmax needs no horizontal step. Where at most half of the lanes would be used (decoding with 8 heads on
  * AVX-512), a row takes two lanes, one for even and one for odd columns ("phases" = 2).
  *
- * A query's result does not depend on the other queries of the call: tiles start at fixed positions, a hidden position has weight
- * 0 and its terms change nothing, and every sum has one order. For that, a score of the plain form is summed
- * in PARITIES separate parts, as the two lanes of the paired form do. Results of different instruction sets differ in rounding.
+ * A query's result does not depend on the other queries of the call: tiles start at fixed positions, a hidden position has
+ * weight 0 and its terms change nothing, and every sum has one order. For that, a score of the plain form is summed in PARITIES
+ * separate parts, as the two lanes of the paired form do. Results of different instruction sets differ in rounding.
  *
  * Splitting one query's positions over threads would stop before finish(): (max, total, mixed) of each part, weighted by
  * e^(max - common max), add up to the whole. */
@@ -32,7 +32,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 enum {
-    STRIDE_UNIT = ACCS * PARITIES, /* most columns that one mixing block covers */
+    STRIDE_UNIT = ACCS * PARITIES,                                    /* most columns that one mixing block covers */
     STRIDE_128 = (128 + STRIDE_UNIT - 1) / STRIDE_UNIT * STRIDE_UNIT, /* of a tile when dh is 128, as in every real model */
     GROUPS = ATTENTION_ROWS / LANES,
 };
@@ -42,8 +42,8 @@ struct tile;
 
 /* Rows that advance together in `width` lanes. Arrays are [..][width], lane = phases * row. */
 struct rows {
-    size_t begin, count;    /* row r of the call is head r % group of query r / group */
-    size_t width;           /* lanes: vectors * LANES */
+    size_t begin, count; /* row r of the call is head r % group of query r / group */
+    size_t width;        /* lanes: vectors * LANES */
     size_t phases;
     size_t lowest, highest; /* positions of the first and the last row's queries */
     float *q;               /* [dh / phases][width] */
@@ -156,11 +156,10 @@ UNROLLED void mix_block(const struct rows *g, const struct tile *t, size_t first
         }
     }
     float *mixed = g->mixed + first / (size_t)phases * width;
-    UNROLL for (int c = 0; c < columns; c++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            float *m = mixed + (size_t)(c * vectors + v) * LANES;
-            vf_store(m, vf_fma(vf_load(m), vf_load(g->shrink + v * LANES), sum[c * vectors + v]));
-        }
+    UNROLL for (int c = 0; c < columns; c++) UNROLL for (int v = 0; v < vectors; v++) {
+        float *m = mixed + (size_t)(c * vectors + v) * LANES;
+        vf_store(m, vf_fma(vf_load(m), vf_load(g->shrink + v * LANES), sum[c * vectors + v]));
+    }
 }
 
 UNROLLED void mix(const struct rows *g, const struct tile *t, int vectors, int phases) {
@@ -168,10 +167,10 @@ UNROLLED void mix(const struct rows *g, const struct tile *t, int vectors, int p
     for (size_t c = 0; c < t->dh; c += block) mix_block(g, t, c, keys, vectors, phases);
 }
 
-#define FORM(name, vectors, phases)                                                                              \
-    static void weigh_##name(const struct attention *a, const struct rows *g, const struct tile *t) {            \
-        weigh(a, g, t, vectors, phases);                                                                         \
-    }                                                                                                            \
+#define FORM(name, vectors, phases)                                                                                            \
+    static void weigh_##name(const struct attention *a, const struct rows *g, const struct tile *t) {                          \
+        weigh(a, g, t, vectors, phases);                                                                                       \
+    }                                                                                                                          \
     static void mix_##name(const struct rows *g, const struct tile *t) { mix(g, t, vectors, phases); }
 
 FORM(wide, 2, 1)

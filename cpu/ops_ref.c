@@ -1,5 +1,6 @@
 /* Reference kernels of everything that is not a weight format: norm, rotation, activation, softmax, attention.
- * What every faster variant is tested against: written to be read, never optimised, sums in double. Touches only its arguments. */
+ * What every faster variant is tested against: written to be read, never optimised, sums in double. Touches only its arguments.
+ */
 #include <math.h>
 
 #include "cpu/attention.h"
@@ -8,7 +9,8 @@
 uint64_t attention_scratch_bytes(size_t group, size_t dh) {
     (void)group;
     const uint64_t stride = (uint64_t)dh + ATTENTION_PAD;
-    return round_up((ATTENTION_KEYS_MAX * stride + ATTENTION_ROWS * (dh + stride + ATTENTION_KEYS_MAX + 3)) * sizeof(float), 64);
+    return round_up((ATTENTION_KEYS_MAX * stride + ATTENTION_ROWS * (dh + stride + ATTENTION_KEYS_MAX + 3)) * sizeof(float),
+                    64);
 }
 
 static void rmsnorm(const float *x, const float *gain, size_t n, float eps, float *out) {

@@ -1,4 +1,5 @@
-/* Sixteen floats of AVX-512 under the names that ops_vec.h and attention_vec.h are written in. vec_avx2.h has the same names. */
+/* Sixteen floats of AVX-512 under the names that ops_vec.h and attention_vec.h are written in. vec_avx2.h has the same names.
+ */
 #ifndef COLDSTREAM_VEC_AVX512_H
 #define COLDSTREAM_VEC_AVX512_H
 

@@ -86,7 +86,8 @@ static void check(const struct worst *w, double floor, const char *what, size_t 
 }
 
 static const size_t sizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 768, 2048, 2051};
-#define FOR_SIZES(n) for (size_t s_ = 0, n = sizes[0]; s_ < sizeof sizes / sizeof *sizes; n = sizes[++s_ % (sizeof sizes / sizeof *sizes)])
+#define FOR_SIZES(n)                                                                                                           \
+    for (size_t s_ = 0, n = sizes[0]; s_ < sizeof sizes / sizeof *sizes; n = sizes[++s_ % (sizeof sizes / sizeof *sizes)])
 
 /* ---- vector operations -------------------------------------------------------------------------------------------------- */
 
@@ -168,8 +169,7 @@ static void activation(void **state) {
 static void probabilities(void **state) {
     const struct variant *v = variant(state);
     const float scales[] = {0, 1, 30, 1e4f, 1e38f};
-    for (size_t k = 0; k < 5; k++)
-        FOR_SIZES(n) {
+    for (size_t k = 0; k < 5; k++) FOR_SIZES(n) {
             float *x = random_floats(n, scales[k], (uint32_t)n + 1);
             float *out = copy_of(x, n), *ref = copy_of(x, n), max = -INFINITY;
             struct worst w = {0};
@@ -225,13 +225,16 @@ static void half_floats(void **state) {
         v->ops.to_f16(x, n, out);
         check_canary(out + n);
         for (size_t i = 0; i < n; i++)
-            if (isnan(x[i])) assert_true(isnan(f16_to_f32(out[i])));
-            else assert_int_equal(out[i], f32_to_f16(x[i]));
+            if (isnan(x[i]))
+                assert_true(isnan(f16_to_f32(out[i])));
+            else
+                assert_int_equal(out[i], f32_to_f16(x[i]));
     }
     free(x), free(out);
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------------------------------------
+ */
 
 struct shape {
     size_t group, dh, n, first;
@@ -263,14 +266,20 @@ static void make(const struct shape *s, struct problem *p) {
     memset(v + positions * kv_stride, 0xff, 3 * kv_stride * sizeof *v);
     p->q_floats = s->n * q_stride;
     p->positions = positions;
-    p->a = (struct attention){.q = random_floats(p->q_floats, s->q_scale, 23), .q_stride = q_stride, .group = s->group,
-                              .dh = s->dh, .n = s->n, .k = k, .v = v, .kv_stride = kv_stride, .first = s->first,
-                              .scale = 1 / sqrtf((float)s->dh), .out_stride = q_stride};
+    p->a = (struct attention){.q = random_floats(p->q_floats, s->q_scale, 23),
+                              .q_stride = q_stride,
+                              .group = s->group,
+                              .dh = s->dh,
+                              .n = s->n,
+                              .k = k,
+                              .v = v,
+                              .kv_stride = kv_stride,
+                              .first = s->first,
+                              .scale = 1 / sqrtf((float)s->dh),
+                              .out_stride = q_stride};
 }
 
-static void unmake(struct problem *p) {
-    free((void *)p->a.q), free((void *)p->a.k), free((void *)p->a.v);
-}
+static void unmake(struct problem *p) { free((void *)p->a.q), free((void *)p->a.k), free((void *)p->a.v); }
 
 /* Run into a fresh buffer; scratch has its exact size, filled with NaN. */
 static float *run(const struct cpu_ops *ops, const struct problem *p, size_t begin, size_t n) {
@@ -393,8 +402,11 @@ static void attention_of_the_first_position_is_its_value(void **state) {
 /* The same bits alone, in small batches and in one large one. */
 static void attention_is_independent_of_the_batch(void **state) {
     const struct variant *v = variant(state);
-    const struct shape shapes[] = {{8, 128, 70, 30, 0, 0, 3, 1}, {12, 64, 20, 130, 0, 0, 3, 1}, {1, 16, 150, 0, 0, 0, 3, 1},
-                                   {5, 30, 40, 50, 0, 0, 3, 1}, {16, 32, 11, 60, 0, 0, 3, 1}};
+    const struct shape shapes[] = {{8, 128, 70, 30, 0, 0, 3, 1},
+                                   {12, 64, 20, 130, 0, 0, 3, 1},
+                                   {1, 16, 150, 0, 0, 0, 3, 1},
+                                   {5, 30, 40, 50, 0, 0, 3, 1},
+                                   {16, 32, 11, 60, 0, 0, 3, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct problem p;
         make(&shapes[i], &p);
@@ -428,14 +440,14 @@ static void attention_scratch_is_small(void **state) {
     assert_true(attention_scratch_bytes(64, 256) < 1 << 20);
 }
 
-#define TESTS_OF(setup)                                                                                                      \
-    cmocka_unit_test_setup(norm, setup), cmocka_unit_test_setup(rotation, setup), cmocka_unit_test_setup(activation, setup), \
-        cmocka_unit_test_setup(probabilities, setup), cmocka_unit_test_setup(scaled_sum, setup),                             \
-        cmocka_unit_test_setup(half_floats, setup), cmocka_unit_test_setup(attention_shapes, setup),                         \
-        cmocka_unit_test_setup(attention_batches, setup), cmocka_unit_test_setup(attention_long, setup),                     \
-        cmocka_unit_test_setup(attention_huge_scores, setup),                                                                \
-        cmocka_unit_test_setup(attention_of_the_first_position_is_its_value, setup),                                         \
-        cmocka_unit_test_setup(attention_is_independent_of_the_batch, setup),                                                \
+#define TESTS_OF(setup)                                                                                                        \
+    cmocka_unit_test_setup(norm, setup), cmocka_unit_test_setup(rotation, setup), cmocka_unit_test_setup(activation, setup),   \
+        cmocka_unit_test_setup(probabilities, setup), cmocka_unit_test_setup(scaled_sum, setup),                               \
+        cmocka_unit_test_setup(half_floats, setup), cmocka_unit_test_setup(attention_shapes, setup),                           \
+        cmocka_unit_test_setup(attention_batches, setup), cmocka_unit_test_setup(attention_long, setup),                       \
+        cmocka_unit_test_setup(attention_huge_scores, setup),                                                                  \
+        cmocka_unit_test_setup(attention_of_the_first_position_is_its_value, setup),                                           \
+        cmocka_unit_test_setup(attention_is_independent_of_the_batch, setup),                                                  \
         cmocka_unit_test_setup(attention_shows_bad_input, setup)
 
 int main(void) {
