@@ -5,7 +5,8 @@ usage: gen_unicode.py TABLES.json > runtime/text/unicode_tables.c
 
 TABLES.json (not part of the repository) holds two cuts of the Unicode Character Database:
   "L", "N", "white_space"   ranges [first, last]: general categories L*, N* and the property White_Space of Unicode 16.0
-  "nfc": Unicode 9.0: "ccc" {class: ranges}, "canonical_decomposition" [[code, a(, b)]...], "primary_composites" [[a, b, code]...]
+  "nfc"                     of Unicode 9.0: "ccc" {class: ranges}, "canonical_decomposition" [[code, a] or [code, a, b]...],
+                            "primary_composites" [[a, b, code]...]
 Two versions because the reference tokenizer has them: its regular expressions are younger than its normalizer.
 """
 import json
@@ -74,7 +75,7 @@ def blocks_of(props):
     return index, list(blocks)
 
 
-def wrap(items, width=124):
+def wrap(items, width=128):
     line = "   "
     for item in items:
         if len(line) + len(item) + 2 > width:
@@ -99,7 +100,8 @@ def main():
     wrap(str(i) for i in index)
     print("};\n")
     print(f"const uint64_t unicode_blocks[{len(blocks)}][8] = {{")
-    wrap("{" + ", ".join(f"{word:#x}" for word in block) + "}" for block in blocks)
+    words = (f"{word:#x}" for block in blocks for word in block)
+    wrap("{" * (i % 8 == 0) + word + "}" * (i % 8 == 7) for i, word in enumerate(words))
     print("};\n")
     print(f"const uint32_t unicode_n_ccc = {len(ccc)};")
     print(f"const struct unicode_ccc_range unicode_ccc_ranges[{len(ccc)}] = {{")
