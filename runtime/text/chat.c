@@ -30,6 +30,8 @@ bool chat_family_from_name(struct span name, enum chat_family *out) {
 
 bool chat_family_can_think(enum chat_family family) { return family == CHAT_QWEN3 || family == CHAT_QWEN3_THINKING; }
 
+bool chat_family_is_coder(enum chat_family family) { return family == CHAT_QWEN3_CODER || family == CHAT_QWEN3_CODER_TOOLS; }
+
 static bool has(struct span text, const char *what) { return text.len && memmem(text.ptr, text.len, what, strlen(what)); }
 
 enum chat_family chat_family_detect(struct span chat_template, const char **warning) {
@@ -200,8 +202,7 @@ static enum err render(enum chat_family family, const struct chat_request *reque
     if (tools && !json_is_null(tools) && !json_is_array(tools)) return fail(why, ERR_FORMAT, "tools: not an array or null");
     if (json_array_size(tools) == 0) tools = NULL;
     struct chat_writer w = {.out = out};
-    const bool coder = family == CHAT_QWEN3_CODER || family == CHAT_QWEN3_CODER_TOOLS;
-    TRY((coder ? chat_render_coder : chat_render_hermes)(family, turns, tools, &w, why));
+    TRY((chat_family_is_coder(family) ? chat_render_coder : chat_render_hermes)(family, turns, tools, &w, why));
     if (request->add_generation_prompt) write_generation_prompt(family, request->enable_thinking, &w);
     close_piece(&w);
     if (out->text.failed) return fail(why, ERR_NO_MEMORY, "no memory to render %zu messages", turns->n);

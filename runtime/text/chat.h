@@ -20,11 +20,14 @@ enum chat_family {
     CHAT_FAMILY_COUNT
 };
 
-const char *chat_family_name(enum chat_family family); /* "qwen3", "qwen3-2507", "qwen3-thinking", "qwen3-coder", "qwen3-coder-tools" */
+const char *
+chat_family_name(enum chat_family family); /* "qwen3", "qwen3-2507", "qwen3-thinking", "qwen3-coder", "qwen3-coder-tools" */
 bool chat_family_from_name(struct span name, enum chat_family *out);
-/* From the file's own template by tell-tale substrings; *warning (may be NULL) gets a line when the guess is weak, else NULL. */
+/* From the file's own template by tell-tale substrings; *warning (may be NULL) gets a line when the guess is weak, else NULL.
+ */
 enum chat_family chat_family_detect(struct span chat_template, const char **warning);
 bool chat_family_can_think(enum chat_family family);
+bool chat_family_is_coder(enum chat_family family); /* calls are <function=...> blocks, not JSON */
 
 struct chat_piece {
     struct span text;
@@ -38,19 +41,21 @@ struct chat_prompt {
 };
 
 struct chat_request {
-    const json_t *messages;    /* array, OpenAI style */
-    const json_t *tools;       /* array or NULL */
+    const json_t *messages; /* array, OpenAI style */
+    const json_t *tools;    /* array or NULL */
     bool add_generation_prompt;
-    int enable_thinking;       /* 1, 0, or -1 not given */
+    int enable_thinking; /* 1, 0, or -1 not given */
 };
 
 /* Requests come from outside: a message the template cannot print is refused, naming it ("messages[3].content: ..."). On
  * failure *out is empty. */
-enum err chat_render(enum chat_family family, const struct chat_request *request, struct chat_prompt *out, struct reason *why) MUST_USE;
+enum err chat_render(enum chat_family family, const struct chat_request *request, struct chat_prompt *out,
+                     struct reason *why) MUST_USE;
 void chat_prompt_free(struct chat_prompt *prompt);
 
 /* Ids of a rendering. Id-identical to tokenizing the whole text with PARSE_SPECIAL, except where content contains the text
  * of an added token: that content is tokenized on its own with nothing recognised. */
-enum err chat_tokenize(const struct tokenizer *t, const struct chat_prompt *prompt, struct token_list *out, struct reason *why) MUST_USE;
+enum err chat_tokenize(const struct tokenizer *t, const struct chat_prompt *prompt, struct token_list *out,
+                       struct reason *why) MUST_USE;
 
 #endif
