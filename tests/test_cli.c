@@ -2,6 +2,7 @@
 #include "tests/support/check.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/logprobs.h"
 #include "core/core.h"
 #include "core/json.h"
 #include "text/chat.h"
@@ -440,6 +442,79 @@ static double final_estimate(const struct text *out) {
     return strtod(at + 23, NULL);
 }
 
+/* -ln p of `token` under logits, in double: the definition, written apart from the program. */
+static double reference_nll(const float *logits, size_t n, int32_t token) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += exp((double)logits[i] - (double)logits[token]);
+    return log(sum);
+}
+
+/* The scored positions are n_ctx/2 .. n_ctx-2 of a chunk, each on the token that follows; logits come from transformers. */
+static void perplexity_equals_the_reference(void **state) {
+    (void)state;
+    enum { TOKENS = 40, VOCAB = 272, CTX = 20 };
+    struct text tokens = {0}, logits = {0}, base = {0};
+    read_file(TESTS_DIR "/golden/hf_tiny/tokens.i32", &tokens);
+    read_file(TESTS_DIR "/golden/hf_tiny/logits_hf_tiny.f32", &logits);
+    assert_int_equal(tokens.len, TOKENS * 4);
+    assert_int_equal(logits.len, TOKENS * VOCAB * 4);
+    const int32_t *ids = (const int32_t *)tokens.ptr;
+    const float *rows = (const float *)logits.ptr;
+    char list[512] = "";
+    double nll = 0;
+    for (int i = 0; i < TOKENS; i++) sprintf(list + strlen(list), "%d ", ids[i]);
+    for (int i = CTX / 2; i + 1 < CTX; i++) nll += reference_nll(rows + i * VOCAB, VOCAB, ids[i + 1]) / (CTX - 1 - CTX / 2);
+    struct result *r = RUN("perplexity", "-m", TINY, "--prompt-ids", list, "-c", "20", "--chunks", "1", "--kl-divergence-base",
+                           files[FILE_BASE]);
+    expect(r, 0, NULL);
+    assert_true(fabs(log(final_estimate(&r->out)) - nll) < 1e-3);
+
+    read_file(files[FILE_BASE], &base); /* each record decodes to ln p within half a step and the f16 cache */
+    const char *record = base.ptr + 20 + 4 * CTX;
+    for (int i = CTX / 2; i + 1 < CTX; i++, record += 8 + 2 * VOCAB) {
+        float step, low;
+        memcpy(&step, record, 4);
+        memcpy(&low, record + 4, 4);
+        assert_true(step > 0 && step <= 24.01f / 65535);
+        for (int v = 0; v < VOCAB; v++) {
+            uint16_t code;
+            memcpy(&code, record + 8 + 2 * v, 2);
+            const double log_p = -reference_nll(rows + i * VOCAB, VOCAB, v),
+                         error = fabs((double)(low + step * (float)code) - log_p);
+            if (code ? error > 0.5 * (double)step + 1e-2 : log_p > (double)low + 1e-2)
+                fail_test("position %d, entry %d: %g", i, v, error);
+        }
+    }
+    assert_ptr_equal(record, base.ptr + base.len);
+    text_free(&tokens);
+    text_free(&logits);
+    text_free(&base);
+}
+
+/* One row of hand-made logits: floor 24 below the largest, everything under it code 0. */
+static void log_probabilities_are_coded_as_documented(void **state) {
+    (void)state;
+    static const float logits[5] = {10, 9, -13.5f, -20, 10};
+    uint16_t record[10];
+    float max;
+    size_t top;
+    assert_int_equal(logprobs_record_words(5), 10);
+    const double log_sum = logprobs_log_sum(logits, 5, &max, &top);
+    assert_true(max == 10 && top == 0);
+    assert_true(fabs(log_sum - log(2 + exp(-1) + exp(-23.5) + exp(-30))) < 1e-7);
+    memset(record, 0xff, sizeof record);
+    logprobs_encode(logits, 5, max, log_sum, record);
+    const double step = (double)logprobs_step(record), low = (double)logprobs_low(record);
+    assert_true(fabs(step - 24.0 / 65535) < 1e-9);
+    assert_true(fabs(low - (-24 - log_sum)) < 1e-5);
+    static const uint16_t codes[6] = {65535, 62804, 1365, 0, 65535, 0};
+    assert_memory_equal(record + 4, codes, sizeof codes);
+    static const float flat[2] = {3, 3};
+    logprobs_encode(flat, 2, 3, log(2), record);
+    assert_true(logprobs_step(record) == 0 && record[4] == 0 && record[5] == 0);
+    assert_true(fabs((double)logprobs_low(record) + log(2)) < 1e-6);
+}
+
 static void perplexity_and_divergence(void **state) {
     (void)state;
     char ids[2048] = "";
@@ -502,6 +577,8 @@ int main(void) {
         cmocka_unit_test(a_stop_text_ends_the_answer),
         cmocka_unit_test(a_model_without_tokenizer_runs_on_ids),
         cmocka_unit_test(bench_prints_its_formats),
+        cmocka_unit_test(perplexity_equals_the_reference),
+        cmocka_unit_test(log_probabilities_are_coded_as_documented),
         cmocka_unit_test(perplexity_and_divergence),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);

@@ -197,6 +197,7 @@ static void known_flags_of_peers_are_ignored_with_a_note(void **state) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) assert_non_null(strstr(p->options.notes.ptr, names[i]));
     drop(p);
     refuse(VERB_CHAT, "--numa", "--numa needs a value");
+    refuse(VERB_CHAT, "--jinja on", "unexpected argument 'on'"); /* takes none, unlike -fa */
     p = parse(VERB_CHAT, "-ngl 99 -ncmoe 4 -cmoe -ot exps=CPU --vram-budget 14G");
     assert_int_equal(p->code, ERR_NONE);
     assert_int_equal(p->options.gpu_layers, 99);

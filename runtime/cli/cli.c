@@ -57,7 +57,9 @@ void cli_progress_end(struct cli *c) {
     if (c->progress_width) cli_progress(c, "%s", "");
 }
 
-bool cli_write(struct span s) { return fwrite(s.ptr, 1, s.len, stdout) == s.len && fflush(stdout) == 0; }
+bool cli_write(struct span s) {
+    return (s.len == 0 || fwrite(s.ptr, 1, s.len, stdout) == s.len) && fflush(stdout) == 0;
+}
 
 void cli_add_json_string(struct span s, struct text *out) {
     struct text valid = {0};
