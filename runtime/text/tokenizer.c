@@ -46,10 +46,14 @@ struct tokenizer {
 /* ---- loading: stored strings -> ids --------------------------------------------------------------------------------- */
 
 /* Maps the tokens' stored strings to ids; lives only while the vocabulary is loaded. */
+struct string_slot {
+    int32_t id; /* -1: empty */
+    uint32_t hash;
+};
+
 struct string_map {
     const struct span *strings;
-    int32_t *slots; /* -1: empty */
-    uint32_t *hashes;
+    struct string_slot *slots;
     size_t mask;
 };
 
@@ -70,15 +74,9 @@ static enum err string_map_open(const struct span *strings, size_t n, struct str
     while (slots / 2 < n) slots *= 2;
     *out = (struct string_map){.strings = strings, .mask = slots - 1};
     out->slots = calloc_checked(slots, sizeof *out->slots);
-    out->hashes = calloc_checked(slots, sizeof *out->hashes);
-    if (!out->slots || !out->hashes) return fail(why, ERR_NO_MEMORY, "tokenizer: no memory for %zu tokens", n);
+    if (!out->slots) return fail(why, ERR_NO_MEMORY, "tokenizer: no memory for %zu tokens", n);
     memset(out->slots, 0xFF, slots * sizeof *out->slots);
     return ERR_NONE;
-}
-
-static void string_map_close(struct string_map *map) {
-    free(map->slots);
-    free(map->hashes);
 }
 
 /* The slot that holds `s` or the empty one where it belongs; SIZE_MAX: too many probes. */
@@ -87,8 +85,8 @@ static size_t string_map_slot(const struct string_map *map, struct span s, uint3
     *hash = (uint32_t)(full >> 32);
     size_t at = full & map->mask;
     for (int probes = 0; probes < HASH_MAX_PROBES; probes++, at = (at + 1) & map->mask) {
-        const int32_t id = map->slots[at];
-        if (id < 0 || (map->hashes[at] == *hash && span_equal(map->strings[id], s))) return at;
+        const struct string_slot slot = map->slots[at];
+        if (slot.id < 0 || (slot.hash == *hash && span_equal(map->strings[slot.id], s))) return at;
     }
     return SIZE_MAX;
 }
@@ -96,7 +94,7 @@ static size_t string_map_slot(const struct string_map *map, struct span s, uint3
 static int32_t string_map_find(const struct string_map *map, struct span s) {
     uint32_t hash;
     const size_t at = string_map_slot(map, s, &hash);
-    return at == SIZE_MAX ? -1 : map->slots[at];
+    return at == SIZE_MAX ? -1 : map->slots[at].id;
 }
 
 static enum err string_map_add(struct string_map *map, int32_t id, struct reason *why) {
@@ -104,10 +102,10 @@ static enum err string_map_add(struct string_map *map, int32_t id, struct reason
     const size_t at = string_map_slot(map, map->strings[id], &hash);
     if (at == SIZE_MAX)
         return fail(why, ERR_FORMAT, "tokenizer: token %d: the vocabulary is built to collide; refusing it", id);
-    if (map->slots[at] >= 0)
-        return fail(why, ERR_FORMAT, "tokenizer: tokens %d and %d have the same text; the file is damaged", map->slots[at], id);
-    map->slots[at] = id;
-    map->hashes[at] = hash;
+    if (map->slots[at].id >= 0)
+        return fail(why, ERR_FORMAT, "tokenizer: tokens %d and %d have the same text; the file is damaged", map->slots[at].id,
+                    id);
+    map->slots[at] = (struct string_slot){id, hash};
     return ERR_NONE;
 }
 
@@ -312,7 +310,7 @@ enum err tokenizer_open(const struct tokenizer_source *source, struct tokenizer 
     if (err == ERR_NONE) err = load_merges(t, source, &map, why);
     if (err == ERR_NONE) err = load_added(t, why);
     if (err == ERR_NONE) err = load_ends(t, source, &map, why);
-    string_map_close(&map);
+    free(map.slots);
     if (err != ERR_NONE) tokenizer_close(&t);
     *out = t;
     return err;
