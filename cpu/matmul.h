@@ -8,7 +8,7 @@
 
 /* Columns are walked in pieces of 256: a super-block, or eight 32-blocks (the last piece may hold fewer of those).
  * FEW: most vectors of one matrix-vector pass. PASS: most vectors of one walk of the blocked form through a panel of rows. */
-enum { PIECE = 256, FEW = 4, PASS = 128, PANEL_ROWS = 32, PREFETCH_BYTES = 2048 };
+enum { PIECE = 256, FEW = 2, PASS = 128, PANEL_ROWS = 32, PREFETCH_BYTES = 2048 };
 
 /* 256 columns of one vector as the matrix-vector kernels read them. */
 struct prepared {
@@ -37,6 +37,11 @@ struct blocked {
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
 static inline size_t vector_of(const struct matmul *m, size_t i) { return m->index ? (size_t)m->index[i] : i; }
 
+void gemm_q4_0_avx2(const struct matmul *m);
+void gemm_q8_0_avx2(const struct matmul *m);
+void gemm_q4_k_avx2(const struct matmul *m);
+void gemm_q5_k_avx2(const struct matmul *m);
+void gemm_q6_k_avx2(const struct matmul *m);
 void gemm_q4_0_avx512(const struct matmul *m);
 void gemm_q8_0_avx512(const struct matmul *m);
 void gemm_q4_k_avx512(const struct matmul *m);

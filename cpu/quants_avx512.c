@@ -55,9 +55,12 @@ static const struct layout layout_q45_k = {{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 
 static inline void prepare_piece(const struct layout *l, const struct acts *x, size_t v, size_t column, struct prepared *p) {
     const size_t columns = x->k - column < PIECE ? x->k - column : PIECE, groups = columns / 32;
     const size_t at = v * x->k + column;
-    _Alignas(64) int8_t q[PIECE];
-    if (columns < PIECE) memset(q, 0, sizeof q);
-    memcpy(q, x->q + at, columns);
+    int8_t padded[PIECE];
+    const int8_t *q = x->q + at;
+    if (columns < PIECE) {
+        memset(padded, 0, sizeof padded);
+        q = memcpy(padded, q, columns);
+    }
     for (int c = 0; c < 16; c++) memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
 
     const __m512i offset = _mm512_set1_epi8((char)l->offset), zero = _mm512_setzero_si512();
@@ -248,13 +251,13 @@ static ALWAYS_INLINE void prefetch(const uint8_t *at, size_t bytes) {
 }
 
 /* n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, size_t first, int n) {
+static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
     struct prepared *room = m->scratch;
     const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
     const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
     for (int v = 0; v < n; v++)
         for (size_t i = 0; i < pieces; i++)
-            prepare_piece(f.layout, m->x, vector_of(m, first + v), i * PIECE, room + v * pieces + i);
+            prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
     prefetch(m->w + m->row_begin * m->row_bytes, PREFETCH_BYTES);
     for (size_t r = m->row_begin; r < m->row_end; r++) {
         const uint8_t *row = m->w + r * m->row_bytes;
@@ -275,32 +278,23 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
             memcpy(padded, row, rest);
             f.dot(padded, p, n, sum);
         }
-        for (int v = 0; v < n; v++) m->y[(first + v) * m->ldy + r] = _mm512_reduce_add_ps(sum[v]);
+        for (int v = 0; v < n; v++) m->y[v * m->ldy + r] = _mm512_reduce_add_ps(sum[v]);
     }
 }
 
-static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
-    size_t i = 0;
-    for (; m->n - i >= 4; i += 4) matvec_n(f, m, i, 4);
-    switch (m->n - i) {
-        case 1: matvec_n(f, m, i, 1); break;
-        case 2: matvec_n(f, m, i, 2); break;
-        case 3: matvec_n(f, m, i, 3); break;
-        default: break;
-    }
-}
-
-#define MATMUL(name, layout_name, weights, most)                                                                      \
-    static void matmul_##name(const struct matmul *m) {                                                               \
-        if (m->n > most) gemm_##name##_avx512(m);                                                                     \
-        else matvec((struct format){dot_##name, &layout_name, weights, sizeof(struct block_##name)}, m);             \
+#define MATMUL(name, layout_name, weights)                                                                          \
+    static void matmul_##name(const struct matmul *m) {                                                             \
+        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                   \
+        if (m->n > FEW) gemm_##name##_avx512(m);                                                                    \
+        else if (m->n == 1) matvec_n(f, m, 1);                                                                      \
+        else if (m->n == 2) matvec_n(f, m, 2);                                                                      \
     }
 
-MATMUL(q4_0, layout_q4_0, 32, FEW)
-MATMUL(q8_0, layout_q8_0, 32, FEW)
-MATMUL(q4_k, layout_q45_k, QK_K, FEW)
-MATMUL(q5_k, layout_q45_k, QK_K, FEW)
-MATMUL(q6_k, layout_q6_k, QK_K, FEW)
+MATMUL(q4_0, layout_q4_0, 32)
+MATMUL(q8_0, layout_q8_0, 32)
+MATMUL(q4_k, layout_q45_k, QK_K)
+MATMUL(q5_k, layout_q45_k, QK_K)
+MATMUL(q6_k, layout_q6_k, QK_K)
 
 void cpu_fill_quants_avx512(struct cpu_ops *ops) {
     ops->quantize = quantize;
