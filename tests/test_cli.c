@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/divergence.h"
 #include "cli/logprobs.h"
 #include "core/core.h"
 #include "core/json.h"
@@ -310,6 +311,36 @@ static void golden_templates(void **state) {
     assert_true(n > 100);
 }
 
+static const char tools[] = "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": "
+                            "\"object\", \"properties\": {\"x\": {\"type\": \"integer\"}}}}}]";
+
+static void answers_become_messages(void **state) {
+    (void)state;
+    char input[1024];
+    snprintf(input, sizeof input,
+             "{\"text\": \"<think>hm</think>Yes.<tool_call>{\\\"name\\\": \\\"f\\\", \\\"arguments\\\": {\\\"x\\\": 5}}"
+             "</tool_call>\", \"think\": true, \"finish\": \"stop\", \"tools\": %s}",
+             tools);
+    expect(RUN_ON(input, "template", "--family", "qwen3", "--parse-tools"), 0,
+           "{\"content\": \"Yes.\", \"reasoning_content\": \"hm\", \"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"x\": "
+           "5}}], "
+           "\"finish_reason\": \"tool_calls\"}\n");
+    /* only the coder family takes a call without its opener */
+    snprintf(input, sizeof input,
+             "{\"text\": \"<function=f>\\n<parameter=x>\\n5\\n</parameter>\\n</function>\", \"tools\": %s}", tools);
+    struct result *r = RUN_ON(input, "template", "--family", "qwen3-coder", "--parse-tools");
+    expect(r, 0,
+           "{\"content\": \"\", \"reasoning_content\": null, \"tool_calls\": [{\"name\": \"f\", \"arguments\": {\"x\": 5}}], "
+           "\"finish_reason\": \"tool_calls\"}\n");
+    r = RUN_ON(input, "template", "--family", "qwen3", "--parse-tools");
+    assert_non_null(strstr(r->out.ptr, "\"tool_calls\": [], \"finish_reason\": \"stop\""));
+    expect(RUN_ON("{\"text\": \"a\", \"finish\": \"length\"}", "template", "--family", "qwen3", "--parse-tools"), 0,
+           "{\"content\": \"a\", \"reasoning_content\": null, \"tool_calls\": [], \"finish_reason\": \"length\"}\n");
+    expect_refusal(RUN_ON("{\"text\": 5}", "template", "--family", "qwen3", "--parse-tools"), 1, "'text' must be a string");
+    expect_refusal(RUN_ON("{\"text\": \"\", \"finish\": \"x\"}", "template", "--family", "qwen3", "--parse-tools"), 1,
+                   "'finish'");
+}
+
 /* ---- inspect -------------------------------------------------------------------------------------------------------- */
 
 static void inspect_lists_the_file(void **state) {
@@ -515,6 +546,33 @@ static void log_probabilities_are_coded_as_documented(void **state) {
     assert_true(fabs((double)logprobs_low(record) + log(2)) < 1e-6);
 }
 
+/* Two hand-made rows, KL by its definition in double. */
+static void divergence_is_what_it_says(void **state) {
+    (void)state;
+    static const float base[4] = {5, 4, 1, -3}, other[4] = {4, 5, 0, -1};
+    struct divergence d;
+    struct reason why;
+    uint16_t record[8];
+    float max;
+    assert_int_equal(divergence_open(2, &d, &why), ERR_NONE);
+    const double log_sum = logprobs_log_sum(base, 4, &max, NULL);
+    logprobs_encode(base, 4, max, log_sum, record);
+    divergence_add(&d, other, 4, record, 2);
+    double kl = 0;
+    for (int i = 0; i < 4; i++) {
+        const double p = -reference_nll(base, 4, i), q = -reference_nll(other, 4, i);
+        kl += exp(p) * (p - q);
+    }
+    assert_true(fabs(d.kld.sum - kl) < 1e-4);
+    assert_true(fabs(d.nll.sum - reference_nll(other, 4, 2)) < 1e-6);
+    assert_true(fabs(d.base_nll.sum - reference_nll(base, 4, 2)) < 1e-3);
+    assert_int_equal(d.same_top, 0);
+    divergence_add(&d, base, 4, record, 0);
+    assert_true(fabs(d.kld.sum - kl) < 2e-4);
+    assert_int_equal(d.same_top, 1);
+    divergence_close(&d);
+}
+
 static void perplexity_and_divergence(void **state) {
     (void)state;
     char ids[2048] = "";
@@ -571,6 +629,7 @@ int main(void) {
         cmocka_unit_test(the_real_vocabulary),
         cmocka_unit_test(templates),
         cmocka_unit_test(golden_templates),
+        cmocka_unit_test(answers_become_messages),
         cmocka_unit_test(inspect_lists_the_file),
         cmocka_unit_test(greedy_runs_repeat),
         cmocka_unit_test(sampling_follows_the_seed),
@@ -579,6 +638,7 @@ int main(void) {
         cmocka_unit_test(bench_prints_its_formats),
         cmocka_unit_test(perplexity_equals_the_reference),
         cmocka_unit_test(log_probabilities_are_coded_as_documented),
+        cmocka_unit_test(divergence_is_what_it_says),
         cmocka_unit_test(perplexity_and_divergence),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
