@@ -95,7 +95,7 @@ static void agrees_with_transformers(void **state) {
     (void)state;
     static struct collected got;
     static const char *const models[] = {"hf_tiny", "hf_tiny_tied"};
-    size_t n_bytes;
+    size_t n_bytes = 0;
     int32_t *tokens = read_file(TESTS_DIR "/golden/hf_tiny/tokens.i32", &n_bytes);
     assert_non_null(tokens);
     const uint64_t n = n_bytes / 4;

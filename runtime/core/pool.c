@@ -1,4 +1,4 @@
-/* Worker team: spin briefly, then sleep on a futex; sense-reversing barrier; one run at a time. */
+/* Worker team: spin briefly, then sleep on a futex; a barrier whose phase counts up; one run at a time. */
 #include "core/pool.h"
 
 #include <errno.h>
@@ -16,12 +16,14 @@
 
 struct pool {
     unsigned count;
-    pthread_t *threads; /* [count - 1] */
+    pthread_t *threads; /* [count] */
     struct worker *members;
     void (*fn)(const struct worker *, void *);
     void *ctx;
     _Alignas(64) _Atomic uint32_t generation; /* a new value starts a run */
     _Alignas(64) _Atomic uint32_t arrived;
+    _Alignas(64) _Atomic uint32_t finished; /* members at the end of this run */
+    _Alignas(64) _Atomic uint32_t done;     /* a new value ends a run; the caller sleeps on it */
     _Alignas(64) _Atomic uint32_t phase; /* barrier's sense */
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic bool quit;
@@ -54,9 +56,9 @@ static void publish(struct pool *p, _Atomic uint32_t *word) {
 
 void pool_barrier(const struct worker *me) {
     struct pool *p = me->pool;
-    if (p->count == 1) return;
+    if (me->count == 1) return;
     const uint32_t phase = p->phase;
-    if (++p->arrived == p->count) {
+    if (++p->arrived == me->count) {
         p->arrived = 0;
         publish(p, &p->phase);
     } else {
@@ -72,16 +74,20 @@ static void *worker_main(void *arg) {
         seen++;
         if (p->quit) return NULL;
         p->fn(me, p->ctx);
-        pool_barrier(me);
+        if (++p->finished == me->count) { /* the last one: nobody touches fn and ctx any more */
+            p->finished = 0;
+            p->done++;
+            futex_wake_all(&p->done);
+        }
     }
 }
 
 void pool_run(struct pool *p, void (*fn)(const struct worker *, void *), void *ctx) {
+    const uint32_t done = p->done;
     p->fn = fn;
     p->ctx = ctx;
-    if (p->count > 1) publish(p, &p->generation);
-    fn(&p->members[0], ctx);
-    pool_barrier(&p->members[0]);
+    publish(p, &p->generation);
+    while (p->done == done) futex_wait(&p->done, done); /* no spinning: every CPU may have a worker */
 }
 
 static void pin(pthread_t thread, int cpu) {
@@ -97,7 +103,6 @@ enum err pool_open(unsigned threads, const int *cpus, unsigned n_cpus, struct po
     struct pool *p = aligned_alloc(64, round_up(sizeof *p, 64));
     if (!p) return fail(why, ERR_NO_MEMORY, "no memory for the worker pool");
     memset(p, 0, sizeof *p);
-    p->count = 1;
     p->threads = calloc(threads, sizeof *p->threads);
     p->members = calloc(threads, sizeof *p->members);
     if (!p->threads || !p->members) {
@@ -105,14 +110,14 @@ enum err pool_open(unsigned threads, const int *cpus, unsigned n_cpus, struct po
         return fail(why, ERR_NO_MEMORY, "no memory for %u workers", threads);
     }
     for (unsigned i = 0; i < threads; i++) p->members[i] = (struct worker){p, i, threads};
-    for (unsigned i = 1; i < threads; i++) {
-        const int error = pthread_create(&p->threads[i - 1], NULL, worker_main, &p->members[i]);
+    for (unsigned i = 0; i < threads; i++) {
+        const int error = pthread_create(&p->threads[i], NULL, worker_main, &p->members[i]);
         if (error) {
             pool_close(&p); /* count is still the number of threads that run */
-            return fail(why, ERR_NO_MEMORY, "cannot start worker %u of %u: %s", i, threads, strerror(error));
+            return fail(why, ERR_NO_MEMORY, "cannot start worker %u of %u: %s", i + 1, threads, strerror(error));
         }
         p->count = i + 1;
-        if (cpus && i < n_cpus) pin(p->threads[i - 1], cpus[i]);
+        if (cpus && i < n_cpus) pin(p->threads[i], cpus[i]);
     }
     *out = p;
     return ERR_NONE;
@@ -123,11 +128,9 @@ void pool_close(struct pool **pool) {
     if (!p) return;
     *pool = NULL;
     p->quit = true;
-    if (p->count > 1) {
-        p->generation++;
-        futex_wake_all(&p->generation);
-        for (unsigned i = 0; i + 1 < p->count; i++) pthread_join(p->threads[i], NULL);
-    }
+    p->generation++;
+    futex_wake_all(&p->generation);
+    for (unsigned i = 0; i < p->count; i++) pthread_join(p->threads[i], NULL);
     free(p->threads);
     free(p->members);
     free(p);

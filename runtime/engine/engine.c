@@ -15,6 +15,8 @@ static enum err open_tokenizer(struct engine *e, const struct engine_options *o,
     if (v->model.len && !span_equal(v->model, SPAN("gpt2")))
         return fail(why, ERR_UNSUPPORTED, "%s: tokenizer.ggml.model is '%.*s'; only byte-level BPE ('gpt2') is supported", o->model_path,
                     (int)v->model.len, v->model.ptr);
+    if (v->pre.len && !span_equal(v->pre, SPAN("qwen2")))
+        log_line(&o->log, LOG_WARN, "%s: tokenizer.ggml.pre is '%.*s'; text is cut as for 'qwen2'", o->model_path, (int)v->pre.len, v->pre.ptr);
     const struct tokenizer_source source = {v->n_tokens, v->tokens, v->types, v->n_merges, v->merges, v->bos,
                                             v->eos, v->eot, v->pad, v->add_bos, o->no_nfc};
     struct reason inner = {{0}};

@@ -60,33 +60,40 @@ static void head(struct step *s, uint32_t from, uint32_t n, float *y) {
 
 static void forward(const struct worker *me, void *ctx) {
     struct graph *g = ctx;
-    const struct batch *b = g->batch;
     struct step s = {g, me, 0};
     embed(&s);
     rope_tables(&s);
     for (uint32_t l = 0; l < g->net->shape->n_layers; l++) layer_cpu(&s, l);
-    if (!b->logits && !b->on_logits) return;
-    step_end(&s); /* the head's tokens may be another worker's */
-    if (!b->on_logits) {
-        head(&s, b->n - 1, 1, b->logits);
-        return;
-    }
-    const uint64_t vocab = g->net->head.rows;
-    for (uint32_t from = 0; from < b->n; from += HEAD_TOKENS) {
-        const uint32_t n = b->n - from < HEAD_TOKENS ? b->n - from : HEAD_TOKENS;
-        head(&s, from, n, g->head_logits);
-        if (me->index == 0)
-            for (uint32_t i = 0; i < n; i++) b->on_logits(b->ctx, b->first + from + i, g->head_logits + i * vocab);
-        step_end(&s);
-    }
+    if (!g->batch->logits) return;
+    step_end(&s); /* the last token may be another worker's */
+    head(&s, g->batch->n - 1, 1, g->batch->logits);
+}
+
+static void some_heads(const struct worker *me, void *ctx) {
+    struct graph *g = ctx;
+    struct step s = {g, me, 0};
+    head(&s, g->head_from, g->head_count, g->head_logits);
+}
+
+static void run(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *)) {
+    for (int i = 0; i < STEP_COUNTERS; i++) pool_counter_reset(&g->counters[i]);
+    pool_run(pool, fn, g);
 }
 
 void graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
     g->batch = batch;
     g->in.n = g->attended.n = batch->n;
     g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
-    for (int i = 0; i < STEP_COUNTERS; i++) pool_counter_reset(&g->counters[i]);
-    pool_run(pool, forward, g);
+    run(g, pool, forward);
+    if (!batch->on_logits) return;
+    const uint64_t vocab = g->net->head.rows;
+    for (g->head_from = 0; g->head_from < batch->n; g->head_from += g->head_count) {
+        const uint32_t left = batch->n - g->head_from;
+        g->head_count = left < HEAD_TOKENS ? left : HEAD_TOKENS;
+        run(g, pool, some_heads);
+        for (uint32_t i = 0; i < g->head_count; i++)
+            batch->on_logits(batch->ctx, batch->first + g->head_from + i, g->head_logits + i * vocab);
+    }
 }
 
 /* Scratch is described once, as (pointer, bytes) pairs: summed for the size, then handed out. */

@@ -19,7 +19,7 @@ struct batch {
     uint64_t first;        /* position of tokens[0]; KV rows before it are filled */
     const struct kv *kv;
     float *logits;         /* [n_vocab]: of the last token; NULL: not wanted */
-    /* When set, called for every token in order with its logits [n_vocab]; `logits` is not written then. */
+    /* When set, called on the caller's thread for every token in order with its logits [n_vocab]; leave `logits` NULL then. */
     void (*on_logits)(void *ctx, uint64_t position, const float *logits);
     void *ctx;
 };

@@ -47,6 +47,7 @@ struct graph {
     float *down;                /* [n*K][E] */
     float *head_logits;         /* [HEAD_TOKENS][V] when on_logits is set; allocated at the first use */
     uint64_t head_logits_bytes;
+    uint32_t head_from, head_count; /* positions of the batch whose logits come next */
     struct acts head_in;        /* [HEAD_TOKENS][E] */
     uint8_t *thread_scratch;    /* [max_threads][thread_scratch_bytes] */
     uint64_t thread_scratch_bytes;

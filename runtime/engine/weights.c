@@ -96,7 +96,7 @@ static void reader(const struct worker *me, void *ctx) {
     struct loader *l = ctx;
     for (uint32_t i; !l->failed && pool_next(&l->next, l->n_pieces, &i);) {
         read_piece(l, &l->pieces[i]);
-        if (me->index == 0) report(l);
+        if (me->index == 0) report(l); /* from a reader's thread: on_load must not mind */
     }
 }
 

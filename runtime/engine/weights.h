@@ -17,7 +17,7 @@ struct weights {
 struct weights_load {
     bool no_direct_io;
     unsigned readers; /* threads; 4 saturates the drives measured so far */
-    bool (*on_load)(void *ctx, uint64_t done_bytes, uint64_t total_bytes); /* true cancels; may be NULL */
+    bool (*on_load)(void *ctx, uint64_t done_bytes, uint64_t total_bytes); /* on a reader; true cancels; may be NULL */
     void *ctx;
 };
 
