@@ -334,6 +334,10 @@ static void answers_become_messages(void **state) {
            "\"finish_reason\": \"tool_calls\"}\n");
     r = RUN_ON(input, "template", "--family", "qwen3", "--parse-tools");
     assert_non_null(strstr(r->out.ptr, "\"tool_calls\": [], \"finish_reason\": \"stop\""));
+    input[strlen(input) - 1] = 0; /* its own format wins over the family */
+    strcat(input, ", \"format\": \"qwen3-coder\"}");
+    r = RUN_ON(input, "template", "--family", "qwen3", "--parse-tools");
+    assert_non_null(strstr(r->out.ptr, "\"finish_reason\": \"tool_calls\""));
     expect(RUN_ON("{\"text\": \"a\", \"finish\": \"length\"}", "template", "--family", "qwen3", "--parse-tools"), 0,
            "{\"content\": \"a\", \"reasoning_content\": null, \"tool_calls\": [], \"finish_reason\": \"length\"}\n");
     expect_refusal(RUN_ON("{\"text\": 5}", "template", "--family", "qwen3", "--parse-tools"), 1, "'text' must be a string");

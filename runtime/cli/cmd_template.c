@@ -137,7 +137,7 @@ static enum err read_answer(struct cli *c, const struct engine *e, const json_t 
 static enum err parse(struct cli *c, const struct engine *e, const json_t *source, struct text *out, struct reason *why) {
     struct toolcall_options options;
     struct toolcall *p = NULL;
-    enum toolcall_stop stop;
+    enum toolcall_stop stop = TOOLCALL_STOP;
     TRY(read_answer(c, e, source, &options, &stop, why));
     TRY(toolcall_open(&options, &p, why));
     const json_t *text = json_object_get(source, "text");
@@ -165,7 +165,7 @@ static enum err read_stdin(json_t **out, struct reason *why) {
 
 int cmd_template(struct cli *c) {
     const struct options *o = c->options;
-    if (!o->model && o->family == FAMILY_FROM_FILE)
+    if (!o->model && o->family == FAMILY_FROM_FILE && !o->parse_tools)
         return cli_usage(c, "template needs --family NAME, or -m FILE to recognise it");
     if (!o->model && o->ids) return cli_usage(c, "--ids needs a tokenizer: -m FILE");
     struct reason why = {{0}};
