@@ -37,6 +37,9 @@ struct blocked {
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
 static inline size_t vector_of(const struct matmul *m, size_t i) { return m->index ? (size_t)m->index[i] : i; }
 
+/* Called by the quants file of the same instruction set. */
+void cpu_fill_floats_avx2(struct cpu_ops *ops);
+void cpu_fill_floats_avx512(struct cpu_ops *ops);
 void gemm_q4_0_avx2(const struct matmul *m);
 void gemm_q8_0_avx2(const struct matmul *m);
 void gemm_q4_k_avx2(const struct matmul *m);

@@ -1,4 +1,4 @@
-/* AVX2: activations to int8, decoding of the float types, and products of quantized matrices with few vectors.
+/* AVX2: activations to int8, and products of quantized matrices with few vectors.
  *
  * As quants_avx512.c with 32 levels a step: vpmaddubsw multiplies unsigned levels with signed activations and adds pairs in
  * 16 bits. Levels below 64 leave room there for two such sums (2 * 2 * 63 * 127 < 32768); Q8_0 multiplies |weight| with the
@@ -310,6 +310,7 @@ MATMUL(q6_k, layout_q6_k, QK_K)
 
 void cpu_fill_quants_avx2(struct cpu_ops *ops) {
     ops->quantize = quantize;
+    cpu_fill_floats_avx2(ops);
     ops->types[TYPE_Q4_0].matmul = matmul_q4_0;
     ops->types[TYPE_Q8_0].matmul = matmul_q8_0;
     ops->types[TYPE_Q4_K].matmul = matmul_q4_k;

@@ -298,6 +298,7 @@ MATMUL(q6_k, layout_q6_k, QK_K)
 
 void cpu_fill_quants_avx512(struct cpu_ops *ops) {
     ops->quantize = quantize;
+    cpu_fill_floats_avx512(ops);
     ops->types[TYPE_Q4_0].matmul = matmul_q4_0;
     ops->types[TYPE_Q8_0].matmul = matmul_q8_0;
     ops->types[TYPE_Q4_K].matmul = matmul_q4_k;

@@ -1,0 +1,195 @@
+/* AVX-512: decoding and products of float matrices (F32, F16, BF16) with binary32 vectors.
+ *
+ * Few vectors: rows are read once, four sums of 16 lanes each. Many vectors: 256 columns of 32 rows are widened to binary32 and
+ * turned so that a lane is a row, then multiplied with tiles of up to six vectors; each piece of 256 columns is summed on its
+ * own before it joins the total. A (row, vector) is summed in the same order whatever slice or batch it is in, which a BLAS
+ * does not promise: its kernels change with the shape. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/matmul.h"
+
+enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 4 };
+
+/* ---- loads: 16 weights as binary32; lanes outside `valid` read nothing and are 0 ------------------------------------------ */
+
+static ALWAYS_INLINE __m512 load_f32(const uint8_t *at, __mmask16 valid) { return _mm512_maskz_loadu_ps(valid, at); }
+static ALWAYS_INLINE __m512 load_f16(const uint8_t *at, __mmask16 valid) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, at)); }
+static ALWAYS_INLINE __m512 load_bf16(const uint8_t *at, __mmask16 valid) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, at)), 16));
+}
+
+static ALWAYS_INLINE void decode(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const uint8_t *row, float *out, size_t k) {
+    for (size_t c = 0; c < k; c += 16) {
+        const __mmask16 valid = k - c < 16 ? (__mmask16)((1u << (k - c)) - 1) : 0xffff;
+        _mm512_mask_storeu_ps(out + c, valid, load(row + c * bytes, valid));
+    }
+}
+
+static void dequant_f16(const void *row, float *out, size_t k) { decode(load_f16, 2, row, out, k); }
+static void dequant_bf16(const void *row, float *out, size_t k) { decode(load_bf16, 2, row, out, k); }
+
+/* ---- few vectors ------------------------------------------------------------------------------------------------------------ */
+
+/* n is a constant wherever this is inlined. */
+static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, int n) {
+    const float *x[FEW];
+    for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, v) * m->x->k;
+    for (size_t r = m->row_begin; r < m->row_end; r++) {
+        const uint8_t *row = m->w + r * m->row_bytes;
+        __m512 sum[FEW][SUMS];
+        for (int v = 0; v < n; v++)
+            for (int j = 0; j < SUMS; j++) sum[v][j] = _mm512_setzero_ps();
+        size_t c = 0;
+        for (; c + 16 * SUMS <= m->k; c += 16 * SUMS) {
+            for (size_t i = 0; i < 16 * SUMS * bytes; i += 64) _mm_prefetch((const char *)row + c * bytes + PREFETCH_BYTES + i, _MM_HINT_T0);
+            for (int j = 0; j < SUMS; j++) {
+                const __m512 w = load(row + (c + 16 * j) * bytes, 0xffff);
+                for (int v = 0; v < n; v++) sum[v][j] = _mm512_fmadd_ps(w, _mm512_loadu_ps(x[v] + c + 16 * j), sum[v][j]);
+            }
+        }
+        for (; c < m->k; c += 16) {
+            const __mmask16 valid = m->k - c < 16 ? (__mmask16)((1u << (m->k - c)) - 1) : 0xffff;
+            const __m512 w = load(row + c * bytes, valid);
+            for (int v = 0; v < n; v++) sum[v][0] = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(valid, x[v] + c), sum[v][0]);
+        }
+        for (int v = 0; v < n; v++)
+            m->y[v * m->ldy + r] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[v][0], sum[v][1]), _mm512_add_ps(sum[v][2], sum[v][3])));
+    }
+}
+
+/* ---- many vectors ----------------------------------------------------------------------------------------------------------- */
+
+typedef float panel_columns[PANEL_ROWS];
+
+/* 64 bytes of each of 16 rows, transposed: out[j] holds dword j of row r in lane r. */
+static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i out[16]) {
+    for (int chunk = 0; chunk < 4; chunk++) {
+        __m512i z[4]; /* z[i]: rows i, 4+i, 8+i, 12+i */
+        for (int i = 0; i < 4; i++) {
+            const uint8_t *row = at + 16 * chunk + i * stride;
+            z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row));
+            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 4 * stride)), 1);
+            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 8 * stride)), 2);
+            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 12 * stride)), 3);
+        }
+        const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+        const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+        out[4 * chunk] = _mm512_unpacklo_epi64(a, c);
+        out[4 * chunk + 1] = _mm512_unpackhi_epi64(a, c);
+        out[4 * chunk + 2] = _mm512_unpacklo_epi64(b, d);
+        out[4 * chunk + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+}
+
+static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row) {
+    for (int c = 0; c < PIECE; c += 16) {
+        __m512i z[16];
+        transpose(at + 4 * c, stride, z);
+        for (int j = 0; j < 16; j++) _mm512_store_si512(p[c + j] + row, z[j]);
+    }
+}
+
+static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
+    for (int c = 0; c < PIECE; c += 32) {
+        __m512i z[16]; /* two columns a lane */
+        transpose(at + 2 * c, stride, z);
+        for (int j = 0; j < 16; j++) {
+            _mm512_store_ps(p[c + 2 * j] + row, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(z[j])));
+            _mm512_store_ps(p[c + 2 * j + 1] + row, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(z[j], 16))));
+        }
+    }
+}
+
+static void open_bf16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
+    for (int c = 0; c < PIECE; c += 32) {
+        __m512i z[16];
+        transpose(at + 2 * c, stride, z);
+        for (int j = 0; j < 16; j++) {
+            _mm512_store_si512(p[c + 2 * j] + row, _mm512_slli_epi32(z[j], 16));
+            _mm512_store_si512(p[c + 2 * j + 1] + row, _mm512_and_si512(z[j], _mm512_set1_epi32((int)0xffff0000)));
+        }
+    }
+}
+
+struct format {
+    void (*open)(const uint8_t *at, size_t stride, panel_columns *p, int row);
+    size_t bytes; /* of a weight */
+};
+
+static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns, panel_columns *p) {
+    const uint8_t *at = m->w + row * m->row_bytes + column * f->bytes;
+    for (size_t h = 0; h < PANEL_ROWS; h += HALF, at += HALF * m->row_bytes) {
+        if (rows >= h + HALF && columns == PIECE) {
+            f->open(at, m->row_bytes, p, (int)h);
+            continue;
+        }
+        uint8_t padded[HALF][PIECE * sizeof(float)] = {{0}}; /* rows and columns that are not there */
+        for (size_t r = 0; r < HALF && h + r < rows; r++) memcpy(padded[r], at + r * m->row_bytes, columns * f->bytes);
+        f->open(padded[0], sizeof padded[0], p, (int)h);
+    }
+}
+
+/* acc[v][row] += the product of `columns` columns from `column` on. n is a constant wherever this is inlined. */
+static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, int n) {
+    const float *x[TILE];
+    __m512 sum[TILE][2];
+    for (int v = 0; v < n; v++) {
+        x[v] = m->x->f32 + vector_of(m, first + v) * m->x->k + column;
+        sum[v][0] = sum[v][1] = _mm512_setzero_ps();
+    }
+    for (size_t c = 0; c < columns; c++) {
+        const __m512 w0 = _mm512_load_ps(p[c]), w1 = _mm512_load_ps(p[c] + HALF);
+        for (int v = 0; v < n; v++) {
+            const __m512 a = _mm512_set1_ps(x[v][c]);
+            sum[v][0] = _mm512_fmadd_ps(w0, a, sum[v][0]);
+            sum[v][1] = _mm512_fmadd_ps(w1, a, sum[v][1]);
+        }
+    }
+    for (int v = 0; v < n; v++)
+        for (int h = 0; h < 2; h++) _mm512_store_ps(acc[v] + HALF * h, _mm512_add_ps(sum[v][h], _mm512_load_ps(acc[v] + HALF * h)));
+}
+
+static void tile_n(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, size_t n) {
+    switch (n) {
+        case 1: tile(m, first, column, columns, p, acc, 1); break;
+        case 2: tile(m, first, column, columns, p, acc, 2); break;
+        case 3: tile(m, first, column, columns, p, acc, 3); break;
+        case 4: tile(m, first, column, columns, p, acc, 4); break;
+        case 5: tile(m, first, column, columns, p, acc, 5); break;
+        default: tile(m, first, column, columns, p, acc, 6); break;
+    }
+}
+
+static void gemm(const struct format f, const struct matmul *m) {
+    struct blocked *room = m->scratch;
+    for (size_t row = m->row_begin; row < m->row_end; row += PANEL_ROWS)
+        for (size_t first = 0; first < m->n; first += PASS) {
+            const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS;
+            const size_t n = m->n - first < PASS ? m->n - first : PASS;
+            memset(room->acc, 0, n * sizeof *room->acc);
+            for (size_t c = 0; c < m->k; c += PIECE) {
+                const size_t columns = m->k - c < PIECE ? m->k - c : PIECE;
+                open_panel(&f, m, row, rows, c, columns, room->f32);
+                for (size_t i = 0; i < n; i += TILE) tile_n(m, first + i, c, columns, room->f32, room->acc + i, n - i);
+            }
+            for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
+        }
+}
+
+#define MATMUL(name, bytes)                                                                \
+    static void matmul_##name(const struct matmul *m) {                                    \
+        if (m->n > FEW) gemm((struct format){open_##name, bytes}, m);                      \
+        else if (m->n == 1) matvec(load_##name, bytes, m, 1);                              \
+        else if (m->n == 2) matvec(load_##name, bytes, m, 2);                              \
+    }
+
+MATMUL(f32, 4)
+MATMUL(f16, 2)
+MATMUL(bf16, 2)
+
+void cpu_fill_floats_avx512(struct cpu_ops *ops) {
+    ops->types[TYPE_F32].matmul = matmul_f32;
+    ops->types[TYPE_F16] = (struct cpu_type){dequant_f16, matmul_f16, false};
+    ops->types[TYPE_BF16] = (struct cpu_type){dequant_bf16, matmul_bf16, false};
+}
