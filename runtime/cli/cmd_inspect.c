@@ -136,11 +136,11 @@ static void add_summary(const struct model *m, struct text *out) {
     text_addf(out, "container     GGUF version %u\narchitecture  %.*s\nname          ", m->container_version,
               (int)m->architecture.len, m->architecture.ptr);
     add_escaped(m->name, SHOWN_BYTES, out);
-    const bool billions = m->n_parameters >= 1000000000;
+    const bool billions = m->n_parameters >= 1000000000, gib = m->weight_bytes >= 1 << 30;
     text_addf(out, "\nparameters    %.2f %s\n", (billions ? 1e-9 : 1e-6) * (double)m->n_parameters, billions ? "B" : "M");
     if (m->n_parameters)
-        text_addf(out, "weights       %.2f MiB, %.2f bits a parameter\n", (double)m->weight_bytes / (1 << 20),
-                  8.0 * (double)m->weight_bytes / (double)m->n_parameters);
+        text_addf(out, "weights       %.2f %s, %.2f bits a parameter\n", (double)m->weight_bytes / (gib ? 1 << 30 : 1 << 20),
+                  gib ? "GiB" : "MiB", 8.0 * (double)m->weight_bytes / (double)m->n_parameters);
     add_shape_text(m, out);
     if (m->vocab.n_tokens)
         text_addf(out, "tokenizer     %zu tokens, %zu merges, eos %d, bos %d%s\n", m->vocab.n_tokens, m->vocab.n_merges,
