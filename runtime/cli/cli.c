@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "core/json.h"
@@ -72,14 +73,27 @@ void cli_add_json_string(struct span s, struct text *out) {
 /* ---- interrupts --------------------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t interrupted_by;
+static volatile sig_atomic_t terminal_is_guarded;
+static struct termios guarded_terminal; /* written only while terminal_is_guarded is 0 */
 
 static void on_signal(int number) {
     if (interrupted_by) {
-        static const char reset[] = "\033[0m\n";
-        if (isatty(STDOUT_FILENO)) (void)!write(STDOUT_FILENO, reset, sizeof reset - 1);
+        static const char reset[] = "\033[0m\n", end_of_paste_mode[] = "\033[?2004l";
+        if (terminal_is_guarded) tcsetattr(STDIN_FILENO, TCSANOW, &guarded_terminal);
+        if (isatty(STDOUT_FILENO)) {
+            if (terminal_is_guarded) (void)!write(STDOUT_FILENO, end_of_paste_mode, sizeof end_of_paste_mode - 1);
+            (void)!write(STDOUT_FILENO, reset, sizeof reset - 1);
+        }
         _exit(128 + number);
     }
     interrupted_by = number;
+}
+
+void cli_guard_terminal(const struct termios *modes) {
+    terminal_is_guarded = 0;
+    if (!modes) return;
+    guarded_terminal = *modes;
+    terminal_is_guarded = 1;
 }
 
 void cli_catch_signals(void) {

@@ -51,6 +51,9 @@ void cli_catch_signals(void);
 bool cli_cancelled(void);
 void cli_clear_cancel(void);
 int cli_cancelled_status(void); /* 130, or 143 after SIGTERM */
+/* The modes that a second signal puts back on stdin's terminal before it ends the process; NULL: leave them. */
+struct termios;
+void cli_guard_terminal(const struct termios *modes);
 
 /* ---- input --------------------------------------------------------------------------------------------------------- */
 

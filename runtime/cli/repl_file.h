@@ -1,0 +1,13 @@
+/* Whole files, for the chat: read with a size limit, and replaced so that a crash leaves the old or the new content. */
+#ifndef COLDSTREAM_REPL_FILE_H
+#define COLDSTREAM_REPL_FILE_H
+
+#include "core/core.h"
+
+/* A regular file of at most `limit` bytes, appended to `out`. */
+enum err file_read(const char *path, uint64_t limit, struct text *out, struct reason *why) MUST_USE;
+/* Temporary file beside it (0600), fsync, rename, fsync of the folder. On failure the old file is as it was and the temporary
+ * one is gone. A link is followed, so that its target is replaced. */
+enum err file_replace(const char *path, struct span content, struct reason *why) MUST_USE;
+
+#endif
