@@ -32,9 +32,12 @@ static enum err set_system(struct repl *r, struct reason *why) {
     const struct options *o = r->cli->options;
     struct text text = {0};
     enum err code = ERR_NONE;
-    if (o->system_prompt_file) code = cli_read_file(o->system_prompt_file, &text, why);
-    else if (o->system_prompt && o->escape) code = cli_unescape(o->system_prompt, &text, why);
-    else if (o->system_prompt) text_add_span(&text, span_of(o->system_prompt));
+    if (o->system_prompt_file)
+        code = cli_read_file(o->system_prompt_file, &text, why);
+    else if (o->system_prompt && o->escape)
+        code = cli_unescape(o->system_prompt, &text, why);
+    else if (o->system_prompt)
+        text_add_span(&text, span_of(o->system_prompt));
     if (o->system_prompt_file)
         while (text.len && text.ptr[text.len - 1] == '\n') text.len--; /* the file's last line end is not part of the message */
     if (!code) code = lossy(&text, why);
@@ -61,7 +64,8 @@ static enum err choose_thinking(struct repl *r, struct reason *why) {
     if (o->reasoning != SWITCH_AUTO && r->family == CHAT_QWEN3) r->thinking = o->reasoning == SWITCH_ON;
     if (o->reasoning == SWITCH_OFF && r->family == CHAT_QWEN3_THINKING)
         log_line(&r->cli->log, LOG_WARN, "-rea off: this model always thinks; it cannot be switched off");
-    if (o->reasoning == SWITCH_ON && !chat_family_can_think(r->family)) log_line(&r->cli->log, LOG_WARN, "-rea on: this model does not think");
+    if (o->reasoning == SWITCH_ON && !chat_family_can_think(r->family))
+        log_line(&r->cli->log, LOG_WARN, "-rea on: this model does not think");
     return ERR_NONE;
 }
 
@@ -81,7 +85,8 @@ static enum err open_lines(struct repl *r, struct reason *why) {
     struct text path = {0};
     struct reason inner = {{0}};
     const bool keep = options.edit && o->history && history_path(o->state_home, o->home, &path);
-    if (history_open(keep ? path.ptr : NULL, &r->history, &inner)) log_line(&c->log, LOG_WARN, "the history is not kept: %s", inner.text);
+    if (history_open(keep ? path.ptr : NULL, &r->history, &inner))
+        log_line(&c->log, LOG_WARN, "the history is not kept: %s", inner.text);
     text_free(&path);
     return lines_open(&options, &r->lines, why);
 }
@@ -99,7 +104,8 @@ static enum err start(struct repl *r, struct reason *why) {
     return open_lines(r, why);
 }
 
-/* ---- banner ---------------------------------------------------------------------------------------------------------------- */
+/* ---- banner ----------------------------------------------------------------------------------------------------------------
+ */
 
 /* "Q4_K 78 %, Q6_K 20 %, F32 2 %" of the weights' bytes, largest first; what is below half a percent is left out. */
 static void describe_types(const struct model *m, struct text *out) {
@@ -124,14 +130,16 @@ static void banner(struct repl *r) {
     const struct span name = m->name.len ? m->name : span_of(slash ? slash + 1 : r->cli->options->model);
     struct text types = {0};
     describe_types(m, &types);
-    repl_say(r, "%.*s: %.1f B parameters, %.2f GiB (%s), %s template", (int)(name.len < 100 ? name.len : 100), name.ptr, 1e-9 * (double)m->n_parameters,
-             (double)m->weight_bytes / (1 << 30), types.ptr ? types.ptr : "", chat_family_name(r->family));
-    repl_say(r, "%u thread%s, %s kernels, context %" PRIu64 " tokens. /help lists the commands, Ctrl-D leaves.", info.threads, info.threads == 1 ? "" : "s",
-             info.isa, session_capacity(r->session));
+    repl_say(r, "%.*s: %.1f B parameters, %.2f GiB (%s), %s template", (int)(name.len < 100 ? name.len : 100), name.ptr,
+             1e-9 * (double)m->n_parameters, (double)m->weight_bytes / (1 << 30), types.ptr ? types.ptr : "",
+             chat_family_name(r->family));
+    repl_say(r, "%u thread%s, %s kernels, context %" PRIu64 " tokens. /help lists the commands, Ctrl-D leaves.", info.threads,
+             info.threads == 1 ? "" : "s", info.isa, session_capacity(r->session));
     text_free(&types);
 }
 
-/* ---- loop -------------------------------------------------------------------------------------------------------------------- */
+/* ---- loop
+ * -------------------------------------------------------------------------------------------------------------------- */
 
 void repl_note_interrupt(struct repl *r) {
     const uint64_t now = clock_ns();
@@ -147,8 +155,12 @@ void repl_note_interrupt(struct repl *r) {
 
 /* A line was interrupted: hint, or leave. */
 static void on_interrupted_line(struct repl *r, bool dropped) {
+    if (dropped && !cli_cancelled()) { /* this one was for the text */
+        r->interrupt_ns = clock_ns();
+        return;
+    }
     repl_note_interrupt(r);
-    if (r->leave || dropped) return;
+    if (r->leave) return;
     repl_say(r, "[Ctrl-D or /exit leaves, so does Ctrl-C twice]");
 }
 
@@ -183,8 +195,10 @@ static bool read_message(struct repl *r, struct typed_lines *typed) {
     }
     text_free(&line);
     if (status == LINE_INTERRUPTED) on_interrupted_line(r, dropped || typed->open);
-    if (status == LINE_END && typed->open) complete = true; /* the end of the input ends the message, too */
-    else if (status == LINE_END) r->leave = true;
+    if (status == LINE_END && typed->open)
+        complete = true; /* the end of the input ends the message, too */
+    else if (status == LINE_END)
+        r->leave = true;
     if (status == LINE_FAILED) repl_complain(r, EXIT_FAILED, "stdin cannot be read"), r->leave = true, r->status = EXIT_FAILED;
     return complete;
 }
@@ -209,13 +223,17 @@ static enum err first_message(struct repl *r, struct text *out, bool *given, str
     const struct options *o = r->cli->options;
     const char *path = o->file ? o->file : !o->prompt && o->single_turn && !r->interactive ? "-" : NULL;
     *given = path || o->prompt;
-    if (path) TRY(cli_read_file(path, out, why));
-    else if (o->prompt && o->escape) TRY(cli_unescape(o->prompt, out, why));
-    else if (o->prompt) text_add_span(out, span_of(o->prompt));
+    if (path)
+        TRY(cli_read_file(path, out, why));
+    else if (o->prompt && o->escape)
+        TRY(cli_unescape(o->prompt, out, why));
+    else if (o->prompt)
+        text_add_span(out, span_of(o->prompt));
     if (path && out->len && out->ptr[out->len - 1] == '\n') out->len--;
     TRY(lossy(out, why));
     if (*given && !span_trim((struct span){out->ptr, out->len}).len)
-        return fail(why, ERR_ARGUMENT, "the first message is empty%s", path && strcmp(path, "-") == 0 ? ": nothing came from stdin" : "");
+        return fail(why, ERR_ARGUMENT, "the first message is empty%s",
+                    path && strcmp(path, "-") == 0 ? ": nothing came from stdin" : "");
     return ERR_NONE;
 }
 
@@ -250,7 +268,8 @@ int cmd_chat(struct cli *c) {
     }
     lines_close(&r.lines); /* the terminal is itself again before anything else is said */
     const int status = code ? cli_fail(c, code, &why) : r.status;
-    if (r.interactive && c->color_stdout && cli_write(SPAN("\033[0m"))) { /* whatever was printed last */ }
+    if (r.interactive && c->color_stdout && cli_write(SPAN("\033[0m"))) { /* whatever was printed last */
+    }
     history_close(&r.history);
     transcript_close(&r.transcript);
     text_free(&r.attached);

@@ -36,25 +36,27 @@ struct repl {
     const struct tokenizer *tokenizer;
     struct session *session;
     enum chat_family family;
-    bool thinking;                 /* of a family that can */
+    bool thinking; /* of a family that can */
     struct sampling_choice sampling;
     struct transcript transcript;
-    struct text attached;          /* files read, in front of the next message */
+    struct text attached; /* files read, in front of the next message */
     size_t n_attached;
     struct lines *lines;
     struct typed_history history;
     struct view view;
     struct turn last;
     struct totals totals;
-    uint64_t answers;              /* started; varies the seed of each */
-    uint64_t interrupt_ns;         /* when Ctrl-C was last seen; 0: never */
-    bool interactive;              /* stdin is a terminal */
+    uint64_t answers;      /* started; varies the seed of each */
+    uint64_t interrupt_ns; /* when Ctrl-C was last seen; 0: never */
+    bool interactive;      /* stdin is a terminal */
     bool leave;
-    int status;                    /* of the process, once `leave` is set */
+    int status; /* of the process, once `leave` is set */
 };
 
-/* Answer the last message of the transcript and add the answer to it. ERR_CANCELLED: interrupted before the first token, nothing
- * was added. */
+/* Ids of the conversation as it stands, up to where the answer begins. */
+enum err repl_prompt(const struct repl *r, struct token_list *out, struct reason *why) MUST_USE;
+/* Answer the last message of the transcript and add the answer to it. ERR_CANCELLED: interrupted before the first token,
+ * nothing was added. */
 enum err repl_answer(struct repl *r, struct reason *why) MUST_USE;
 /* One of the user's messages, files read before it included, and its answer. When there is no answer the message is taken back.
  * Reports by itself. */

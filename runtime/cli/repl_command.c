@@ -14,7 +14,8 @@ static const struct slash_info infos[SLASH_COUNT] = {
     [SLASH_LOAD] = {"/load", ARGUMENT_NEEDED, "FILE", .path = true, .help = "go on with a saved chat"},
     [SLASH_LIST] = {"/list", ARGUMENT_OPTIONAL, "FOLDER", .path = true, .help = "saved chats in a folder"},
     [SLASH_SET] = {"/set", ARGUMENT_OPTIONAL, "NAME VALUE", .help = "change a setting; without arguments as /show"},
-    [SLASH_SYSTEM] = {"/system", ARGUMENT_OPTIONAL, "TEXT", .help = "set the system message; \"\" removes it, nothing shows it"},
+    [SLASH_SYSTEM] = {"/system", ARGUMENT_OPTIONAL, "TEXT",
+                      .help = "set the system message; \"\" removes it, nothing shows it"},
     [SLASH_THINK] = {"/think", ARGUMENT_OPTIONAL, "on|off", "on off", .help = "let the model think before it answers"},
     [SLASH_SHOW] = {"/show", ARGUMENT_NONE, .help = "settings, and where each comes from"},
     [SLASH_CTX] = {"/ctx", ARGUMENT_NONE, .help = "how full the context is"},
@@ -23,8 +24,19 @@ static const struct slash_info infos[SLASH_COUNT] = {
 
 const struct slash_info *slash_info(enum slash command) { return &infos[command]; }
 
-const char *const chat_settings[] = {"temp", "top-k", "top-p", "min-p", "repeat-penalty", "repeat-last-n", "presence-penalty",
-                                     "frequency-penalty", "seed", "predict", "ignore-eos", "show-timings", NULL};
+const char *const chat_settings[] = {"temp",
+                                     "top-k",
+                                     "top-p",
+                                     "min-p",
+                                     "repeat-penalty",
+                                     "repeat-last-n",
+                                     "presence-penalty",
+                                     "frequency-penalty",
+                                     "seed",
+                                     "predict",
+                                     "ignore-eos",
+                                     "show-timings",
+                                     NULL};
 
 const char *chat_setting_name(struct span name) {
     while (name.len && *name.ptr == '-') name.ptr++, name.len--;
@@ -47,9 +59,9 @@ void slash_help(struct text *out) {
         const size_t used = out->len - start;
         text_addf(out, "%*s%s\n", used < COLUMN ? (int)(COLUMN - used) : 1, "", s->help);
     }
-    text_addf(out, "  %-30s%s\n  %-30s%s\n  %-30s%s\n  %-30s%s\n", "//TEXT", "a message that begins with one slash",
-              "TEXT\\", "go on in the next line (also Alt-Enter)", "\"\"\" ... \"\"\"", "a message of several lines",
-              "Ctrl-C, Ctrl-G", "stop the answer or drop the line; write in your editor");
+    text_addf(out, "  %-30s%s\n  %-30s%s\n  %-30s%s\n  %-30s%s\n", "//TEXT", "a message that begins with one slash", "TEXT\\",
+              "go on in the next line (also Alt-Enter)", "\"\"\" ... \"\"\"", "a message of several lines", "Ctrl-C, Ctrl-G",
+              "stop the answer or drop the line; write in your editor");
 }
 
 /* ---- typed text ------------------------------------------------------------------------------------------------------ */
@@ -88,12 +100,13 @@ static enum err read_command(struct span input, struct typed *out, struct reason
             return fail(why, ERR_ARGUMENT, "%.*s takes no argument", shown, name.ptr);
         if (infos[i].path) argument = unquote(argument);
         if (infos[i].argument == ARGUMENT_NEEDED && !argument.len)
-            return fail(why, ERR_ARGUMENT, "%.*s needs an argument: %.*s %s", shown, name.ptr, shown, name.ptr, infos[i].metavar);
+            return fail(why, ERR_ARGUMENT, "%.*s needs an argument: %.*s %s", shown, name.ptr, shown, name.ptr,
+                        infos[i].metavar);
         *out = (struct typed){TYPED_COMMAND, (enum slash)i, argument};
         return ERR_NONE;
     }
-    return fail(why, ERR_ARGUMENT, "unknown command %.*s; /help lists them, and //TEXT sends text that begins with a slash", shown,
-                name.ptr);
+    return fail(why, ERR_ARGUMENT, "unknown command %.*s; /help lists them, and //TEXT sends text that begins with a slash",
+                shown, name.ptr);
 }
 
 enum err typed_read(struct span input, bool literal, struct typed *out, struct reason *why) {
@@ -118,8 +131,10 @@ static bool feed_block(struct typed_lines *t, struct span line) {
     const bool ends = ends_with(line, SPAN("\"\"\""));
     if (ends) line.len -= 3;
     text_add_span(&t->text, line);
-    if (!ends) text_add(&t->text, "\n", 1);
-    else if (t->text.len && t->text.ptr[t->text.len - 1] == '\n') t->text.ptr[--t->text.len] = 0; /* the closing quotes' own line */
+    if (!ends)
+        text_add(&t->text, "\n", 1);
+    else if (t->text.len && t->text.ptr[t->text.len - 1] == '\n')
+        t->text.ptr[--t->text.len] = 0; /* the closing quotes' own line */
     t->open = t->in_block = !ends;
     return ends;
 }

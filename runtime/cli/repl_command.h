@@ -28,11 +28,11 @@ enum slash {
 enum slash_argument { ARGUMENT_NONE, ARGUMENT_OPTIONAL, ARGUMENT_NEEDED };
 
 struct slash_info {
-    const char *names;     /* "/exit /quit": separated by blanks, the first is the main one */
+    const char *names; /* "/exit /quit": separated by blanks, the first is the main one */
     enum slash_argument argument;
-    const char *metavar;   /* NULL: no argument */
-    const char *words;     /* arguments that Tab offers, separated by blanks; NULL: none */
-    bool path;             /* the argument is a path */
+    const char *metavar; /* NULL: no argument */
+    const char *words;   /* arguments that Tab offers, separated by blanks; NULL: none */
+    bool path;           /* the argument is a path */
     const char *help;
 };
 const struct slash_info *slash_info(enum slash command);
@@ -63,9 +63,9 @@ enum err typed_read(struct span input, bool literal, struct typed *out, struct r
 struct typed_lines {
     struct text text;
     bool inverted;
-    bool open;     /* at least one line was taken, more are to come */
+    bool open; /* at least one line was taken, more are to come */
     bool in_block;
-    bool literal;  /* the message began with a pasted block, or was written as one */
+    bool literal; /* the message began with a pasted block, or was written as one */
 };
 
 /* `line` without its line end. `pasted`: a block of several lines that was pasted into an empty line. True: the message is

@@ -74,7 +74,8 @@ static void add_paths(struct span word, const char *home, struct completions *c)
     DIR *dir = folder.failed ? NULL : opendir(folder.len ? folder.ptr : ".");
     for (const struct dirent *entry; dir && (entry = readdir(dir));) {
         const struct span name = span_of(entry->d_name);
-        if (!span_starts(name, base) || (*name.ptr == '.' && (!base.len || span_equal(name, SPAN(".")) || span_equal(name, SPAN("..")))))
+        if (!span_starts(name, base) ||
+            (*name.ptr == '.' && (!base.len || span_equal(name, SPAN(".")) || span_equal(name, SPAN("..")))))
             continue;
         if (!is_utf8(name)) continue;
         struct text item = {0};
@@ -102,7 +103,8 @@ static void add_arguments(struct span name, struct span word, const char *home, 
     struct text line = {0};
     text_add_span(&line, name);
     text_add(&line, " x", 2); /* some argument: only the command matters */
-    if (!line.failed && typed_read((struct span){line.ptr, line.len}, false, &typed, NULL) == ERR_NONE && typed.kind == TYPED_COMMAND) {
+    if (!line.failed && typed_read((struct span){line.ptr, line.len}, false, &typed, NULL) == ERR_NONE &&
+        typed.kind == TYPED_COMMAND) {
         const struct slash_info *info = slash_info(typed.command);
         if (info->path) add_paths(word, home, c);
         if (info->words) add_words(info->words, word, c);

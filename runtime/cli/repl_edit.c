@@ -6,7 +6,8 @@
  * UTF-8 whatever the locale, so that a signal or a new size is seen while waiting. The history is walked here too: libedit
  * keeps only 1024 characters of an unsent line while it shows an older one.
  *
- * Terminal modes: `normal` as found; libedit's raw mode while a line is edited, with signals off; `busy` while the model works. */
+ * Terminal modes: `normal` as found; libedit's raw mode while a line is edited, with signals off; `busy` while the model works.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <histedit.h>
@@ -39,7 +40,7 @@ struct editor {
     FILE *out;
     const char *home, *command; /* command: the user's editor */
     struct typed_history *history;
-    size_t shown;        /* index of the entry in the line; history->len: the unsent line */
+    size_t shown; /* index of the entry in the line; history->len: the unsent line */
     struct text unsent;
     char prompt[64];
     bool color, interrupted, dropped, pasted;
@@ -56,13 +57,15 @@ static struct editor *self(EditLine *el) {
 
 static char *show_prompt(EditLine *el) { return self(el)->prompt; }
 
-/* ---- keys ------------------------------------------------------------------------------------------------------------------ */
+/* ---- keys ------------------------------------------------------------------------------------------------------------------
+ */
 
 static void follow_size(struct editor *e) {
     struct winsize size;
     if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) != 0 || (size.ws_col == e->size.ws_col && size.ws_row == e->size.ws_row)) return;
     e->size = size;
     el_resize(e->el);
+    fputs("\r\033[J", e->out); /* libedit draws the prompt again from here */
     el_set(e->el, EL_REFRESH);
 }
 
@@ -99,7 +102,8 @@ static int read_key(EditLine *el, wchar_t *out) {
     }
 }
 
-/* ---- the line ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the line
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static void set_line(EditLine *el, const char *text) {
     const LineInfoW *line = el_wline(el);
@@ -157,7 +161,8 @@ static unsigned char on_suspend(EditLine *el, int key) {
     return CC_REDISPLAY;
 }
 
-/* ---- paste -------------------------------------------------------------------------------------------------------------------- */
+/* ---- paste
+ * -------------------------------------------------------------------------------------------------------------------- */
 
 struct wide {
     wchar_t *ptr;
@@ -216,7 +221,8 @@ static unsigned char on_paste(EditLine *el, int key) {
     return ok ? CC_REFRESH : CC_ERROR;
 }
 
-/* ---- moving: between the lines of a message, then through the history ------------------------------------------------------------ */
+/* ---- moving: between the lines of a message, then through the history
+ * ------------------------------------------------------------ */
 
 static unsigned char show_entry(EditLine *el, size_t index) {
     struct editor *e = self(el);
@@ -264,7 +270,9 @@ static unsigned char on_down(EditLine *el, int key) {
     return CC_CURSOR;
 }
 
-/* ---- Tab --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Tab
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void list_items(const struct editor *e, const struct completions *c) {
     fputc('\n', e->out);
@@ -304,7 +312,8 @@ static unsigned char on_tab(EditLine *el, int key) {
     return result;
 }
 
-/* ---- Ctrl-G: the user's editor -------------------------------------------------------------------------------------------------------- */
+/* ---- Ctrl-G: the user's editor
+ * -------------------------------------------------------------------------------------------------------- */
 
 static bool run_command(const char *command, const char *path) {
     struct text line = {0};
@@ -323,7 +332,8 @@ static bool run_command(const char *command, const char *path) {
     pid_t child;
     int status = -1;
     const bool started = posix_spawn(&child, "/bin/sh", NULL, &how, argv, environ) == 0;
-    while (started && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    while (started && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
     posix_spawnattr_destroy(&how);
     text_free(&line);
     return started && WIFEXITED(status) && WEXITSTATUS(status) == 0;
@@ -334,7 +344,7 @@ static bool edit_file(const struct editor *e, const char *path, int fd, struct t
     close(fd);
     if (!written || !run_command(e->command, path)) return false;
     struct text edited = {0};
-    const bool read = file_read(path, MAX_EDITED_BYTES, &edited, NULL) == ERR_NONE;
+    const bool read = whole_file_read(path, MAX_EDITED_BYTES, &edited, NULL) == ERR_NONE;
     if (read) {
         text_clear(message);
         unicode_normalize((struct span){edited.ptr, edited.len}, false, message);
@@ -369,7 +379,9 @@ static unsigned char on_edit(EditLine *el, int key) {
     return CC_REDISPLAY;
 }
 
-/* ---- opening --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void bind_keys(EditLine *el) {
     static const struct {
@@ -377,16 +389,11 @@ static void bind_keys(EditLine *el) {
         unsigned char (*function)(EditLine *, int);
         const char *keys[8];
     } own[] = {
-        {"cs-paste", on_paste, {"\033[200~"}},
-        {"cs-newline", on_newline, {"\033\r", "\033\n"}},
-        {"cs-interrupt", on_interrupt, {"^C"}},
-        {"cs-suspend", on_suspend, {"^Z"}},
-        {"cs-edit", on_edit, {"^G"}},
-        {"cs-tab", on_tab, {"^I"}},
-        {"cs-older", on_older, {"^P"}},
-        {"cs-newer", on_newer, {"^N"}},
-        {"cs-up", on_up, {"\033[A", "\033OA"}},
-        {"cs-down", on_down, {"\033[B", "\033OB"}},
+        {"cs-paste", on_paste, {"\033[200~"}},  {"cs-newline", on_newline, {"\033\r", "\033\n"}},
+        {"cs-interrupt", on_interrupt, {"^C"}}, {"cs-suspend", on_suspend, {"^Z"}},
+        {"cs-edit", on_edit, {"^G"}},           {"cs-tab", on_tab, {"^I"}},
+        {"cs-older", on_older, {"^P"}},         {"cs-newer", on_newer, {"^N"}},
+        {"cs-up", on_up, {"\033[A", "\033OA"}}, {"cs-down", on_down, {"\033[B", "\033OB"}},
     };
     static const char *const usual[][2] = {
         {"\033[3~", "ed-delete-next-char"}, {"\033[1;5C", "em-next-word"}, {"\033[1;5D", "ed-prev-word"},

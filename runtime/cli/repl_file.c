@@ -10,25 +10,31 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum err file_read(const char *path, uint64_t limit, struct text *out, struct reason *why) {
+enum err whole_file_read(const char *path, uint64_t limit, struct text *out, struct reason *why) {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a named pipe must not block */
     if (fd < 0) return fail(why, ERR_IO, "%s: %s", path, strerror(errno));
     struct stat info;
     enum err code = ERR_NONE;
     char *buffer = NULL;
-    if (fstat(fd, &info) != 0) code = fail(why, ERR_IO, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(info.st_mode)) code = fail(why, ERR_ARGUMENT, "%s: not a regular file", path);
+    if (fstat(fd, &info) != 0)
+        code = fail(why, ERR_IO, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(info.st_mode))
+        code = fail(why, ERR_ARGUMENT, "%s: not a regular file", path);
     else if ((uint64_t)info.st_size > limit)
-        code = fail(why, ERR_LIMIT, "%s: %lld bytes are more than the %llu allowed", path, (long long)info.st_size, (unsigned long long)limit);
+        code = fail(why, ERR_LIMIT, "%s: %lld bytes are more than the %llu allowed", path, (long long)info.st_size,
+                    (unsigned long long)limit);
     enum { PIECE = 1 << 16 };
     if (!code && !(buffer = malloc(PIECE))) code = fail(why, ERR_NO_MEMORY, "%s: no memory to read it", path);
     for (uint64_t total = 0; !code;) {
         const ssize_t got = read(fd, buffer, PIECE);
         if (got == 0) break;
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) code = fail(why, ERR_IO, "%s: %s", path, strerror(errno));
-        else if ((total += (uint64_t)got) > limit) code = fail(why, ERR_LIMIT, "%s: it grew past %llu bytes", path, (unsigned long long)limit);
-        else text_add(out, buffer, (size_t)got);
+        if (got < 0)
+            code = fail(why, ERR_IO, "%s: %s", path, strerror(errno));
+        else if ((total += (uint64_t)got) > limit)
+            code = fail(why, ERR_LIMIT, "%s: it grew past %llu bytes", path, (unsigned long long)limit);
+        else
+            text_add(out, buffer, (size_t)got);
         if (out->failed) code = fail(why, ERR_NO_MEMORY, "%s: no memory to hold it", path);
     }
     free(buffer);
@@ -56,7 +62,7 @@ static void sync_folder(const char *path) {
     close(fd);
 }
 
-enum err file_replace(const char *path, struct span content, struct reason *why) {
+enum err whole_file_replace(const char *path, struct span content, struct reason *why) {
     char target[PATH_MAX], temporary[PATH_MAX + 16];
     if (!realpath(path, target)) {
         if (errno != ENOENT || strlen(path) >= sizeof target) return fail(why, ERR_IO, "%s: %s", path, strerror(errno));

@@ -5,9 +5,9 @@
 #include "core/core.h"
 
 /* A regular file of at most `limit` bytes, appended to `out`. */
-enum err file_read(const char *path, uint64_t limit, struct text *out, struct reason *why) MUST_USE;
+enum err whole_file_read(const char *path, uint64_t limit, struct text *out, struct reason *why) MUST_USE;
 /* Temporary file beside it (0600), fsync, rename, fsync of the folder. On failure the old file is as it was and the temporary
  * one is gone. A link is followed, so that its target is replaced. */
-enum err file_replace(const char *path, struct span content, struct reason *why) MUST_USE;
+enum err whole_file_replace(const char *path, struct span content, struct reason *why) MUST_USE;
 
 #endif

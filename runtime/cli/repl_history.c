@@ -14,24 +14,31 @@
 enum { MAX_FILE_BYTES = 16 << 20, MAX_ENTRY_BYTES = 64 << 10 }; /* larger entries stay in memory */
 
 bool history_path(const char *state, const char *home, struct text *out) {
-    if (state) text_addf(out, "%s/coldstream/history", state);
-    else if (home) text_addf(out, "%s/.local/state/coldstream/history", home);
+    if (state)
+        text_addf(out, "%s/coldstream/history", state);
+    else if (home)
+        text_addf(out, "%s/.local/state/coldstream/history", home);
     return (state || home) && !out->failed;
 }
 
 static void escape(struct span entry, struct text *out) {
     for (size_t i = 0; i < entry.len; i++) {
-        if (entry.ptr[i] == '\n') text_add(out, "\\n", 2);
-        else if (entry.ptr[i] == '\\') text_add(out, "\\\\", 2);
-        else if (entry.ptr[i] != '\r' && entry.ptr[i] != 0) text_add(out, entry.ptr + i, 1);
+        if (entry.ptr[i] == '\n')
+            text_add(out, "\\n", 2);
+        else if (entry.ptr[i] == '\\')
+            text_add(out, "\\\\", 2);
+        else if (entry.ptr[i] != '\r' && entry.ptr[i] != 0)
+            text_add(out, entry.ptr + i, 1);
     }
     text_add(out, "\n", 1);
 }
 
 static void unescape(struct span line, struct text *out) {
     for (size_t i = 0; i < line.len; i++) {
-        if (line.ptr[i] == '\\' && i + 1 < line.len) text_add(out, line.ptr[++i] == 'n' ? "\n" : line.ptr + i, 1);
-        else text_add(out, line.ptr + i, 1);
+        if (line.ptr[i] == '\\' && i + 1 < line.len)
+            text_add(out, line.ptr[++i] == 'n' ? "\n" : line.ptr + i, 1);
+        else
+            text_add(out, line.ptr + i, 1);
     }
 }
 
@@ -67,7 +74,9 @@ static size_t read_lines(struct typed_history *h, const struct text *content) {
 static void shorten(const char *path, const struct typed_history *h) {
     struct text content = {0};
     for (size_t i = 0; i < h->len; i++) escape(span_of(h->entries[i]), &content);
-    if (!content.failed && file_replace(path, (struct span){content.ptr, content.len}, NULL)) { /* the long file serves as well */ }
+    if (!content.failed &&
+        whole_file_replace(path, (struct span){content.ptr, content.len}, NULL)) { /* the long file serves as well */
+    }
     text_free(&content);
 }
 
@@ -90,7 +99,7 @@ enum err history_open(const char *path, struct typed_history *out, struct reason
     TRY(make_folders(path, why));
     struct text content = {0};
     if (access(path, F_OK) == 0) {
-        const enum err code = file_read(path, MAX_FILE_BYTES, &content, why);
+        const enum err code = whole_file_read(path, MAX_FILE_BYTES, &content, why);
         const size_t lines = code ? 0 : read_lines(out, &content);
         text_free(&content);
         TRY(code);
@@ -98,7 +107,8 @@ enum err history_open(const char *path, struct typed_history *out, struct reason
     }
     out->fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (out->fd < 0) return fail(why, ERR_IO, "%s: %s", path, strerror(errno));
-    if (fchmod(out->fd, 0600) != 0) { /* somebody else's file: as it is */ }
+    if (fchmod(out->fd, 0600) != 0) { /* somebody else's file: as it is */
+    }
     return ERR_NONE;
 }
 

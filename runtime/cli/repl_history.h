@@ -17,8 +17,8 @@ struct typed_history {
 
 /* `state`/coldstream/history, or `home`/.local/state/coldstream/history when `state` is NULL; false: neither is known. */
 bool history_path(const char *state, const char *home, struct text *out);
-/* Reads the newest entries and makes the file and its folders (0600, 0700) when they are missing. On failure `out` is usable and
- * keeps entries in memory only. `path` NULL: in memory only. */
+/* Reads the newest entries and makes the file and its folders (0600, 0700) when they are missing. On failure `out` is usable
+ * and keeps entries in memory only. `path` NULL: in memory only. */
 enum err history_open(const char *path, struct typed_history *out, struct reason *why) MUST_USE;
 /* True: taken. Empty ones and a repetition of the last are not. */
 bool history_add(struct typed_history *h, struct span entry);

@@ -11,8 +11,8 @@
 struct lines {
     struct editor *editor; /* NULL: plain */
     FILE *terminal;
-    struct text ahead;     /* read, not yet handed out */
-    size_t taken;          /* bytes of `ahead` that were */
+    struct text ahead; /* read, not yet handed out */
+    size_t taken;      /* bytes of `ahead` that were */
     bool ended;
 };
 

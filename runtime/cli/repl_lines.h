@@ -16,7 +16,7 @@ enum line_status {
 };
 
 struct lines_options {
-    bool edit;                     /* stdin and `terminal` are terminals that can move their cursor */
+    bool edit; /* stdin and `terminal` are terminals that can move their cursor */
     bool color;
     FILE *terminal;                /* prompts and echo; NULL: no prompts */
     const char *home, *editor;     /* may be NULL */

@@ -25,8 +25,8 @@ void model_fingerprint(const struct model *m, char out[FINGERPRINT_CHARS]) {
     uint64_t hash = 0xcbf29ce484222325u;
     const struct model_shape *s = &m->shape;
     mix(&hash, m->architecture.ptr, m->architecture.len);
-    const uint64_t numbers[] = {s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads, s->head_dim, s->n_experts, s->n_experts_used,
-                                s->n_ff, s->n_vocab, m->vocab.n_tokens, m->vocab.n_merges, m->n_tensors};
+    const uint64_t numbers[] = {s->n_layers,       s->n_embd, s->n_heads, s->n_kv_heads,     s->head_dim,       s->n_experts,
+                                s->n_experts_used, s->n_ff,   s->n_vocab, m->vocab.n_tokens, m->vocab.n_merges, m->n_tensors};
     mix(&hash, numbers, sizeof numbers);
     for (size_t i = 0; i < m->n_tensors; i++) {
         mix(&hash, m->tensors[i].name.ptr, m->tensors[i].name.len);
@@ -76,7 +76,7 @@ enum err transcript_save(const struct transcript *t, const struct saved_head *he
     text_addf(&content, "%s\n", bytes);
     free(bytes);
     const enum err code = content.failed ? fail(why, ERR_NO_MEMORY, "%s: no memory to write it", path)
-                                         : file_replace(path, (struct span){content.ptr, content.len}, why);
+                                         : whole_file_replace(path, (struct span){content.ptr, content.len}, why);
     text_free(&content);
     return code;
 }
@@ -115,7 +115,8 @@ static enum err read_message(const json_t *source, size_t index, const char *pat
     if (!span_equal(role, SPAN("assistant")))
         return fail(why, ERR_FORMAT, "%s: messages[%zu].role: '%.*s' is not user or assistant, or system in front", path, index,
                     (int)(role.len < 40 ? role.len : 40), role.ptr);
-    if (transcript_last_user(out) == SIZE_MAX) return fail(why, ERR_FORMAT, "%s: messages[%zu]: an answer to nothing", path, index);
+    if (transcript_last_user(out) == SIZE_MAX)
+        return fail(why, ERR_FORMAT, "%s: messages[%zu]: an answer to nothing", path, index);
     const struct answer a = {content, reasoning, NULL, json_is_true(json_object_get(source, "interrupted"))};
     return transcript_add_answer(out, &a, tokenizer, why);
 }
@@ -137,7 +138,7 @@ enum err transcript_load(const char *path, const struct tokenizer *tokenizer, st
     *head = (struct saved_head){0};
     struct text bytes = {0};
     json_t *root = NULL;
-    enum err code = file_read(path, MAX_SAVED_BYTES, &bytes, why);
+    enum err code = whole_file_read(path, MAX_SAVED_BYTES, &bytes, why);
     if (!code) {
         struct reason inner = {{0}};
         code = json_read((struct span){bytes.ptr, bytes.len}, &root, &inner);

@@ -16,7 +16,8 @@ enum { MAX_READ_BYTES = 4 << 20, MAX_LISTED = 100 };
 
 static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
 
-/* ---- messages about the chat ------------------------------------------------------------------------------------------------ */
+/* ---- messages about the chat ------------------------------------------------------------------------------------------------
+ */
 
 void repl_say(struct repl *r, const char *format, ...) {
     struct text line = {0};
@@ -37,7 +38,8 @@ void repl_complain(struct repl *r, int status, const char *text) {
     cli_progress_end(r->cli);
     view_clean(span_of(text), &line);
     const bool color = r->cli->color_stderr;
-    if (!line.failed) fprintf(stderr, "%serror:%s %s\n", color ? "\033[31m" : "", color ? "\033[0m" : "", line.ptr ? line.ptr : "");
+    if (!line.failed)
+        fprintf(stderr, "%serror:%s %s\n", color ? "\033[31m" : "", color ? "\033[0m" : "", line.ptr ? line.ptr : "");
     text_free(&line);
     if (r->interactive) return;
     r->leave = true;
@@ -59,7 +61,8 @@ static enum err report(struct repl *r, enum err code, const struct reason *why) 
     return code;
 }
 
-/* ---- conversation ------------------------------------------------------------------------------------------------------------- */
+/* ---- conversation
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static void drop_attached(struct repl *r) {
     text_clear(&r->attached);
@@ -118,7 +121,7 @@ static bool is_text(struct span s, size_t *bad) {
 }
 
 static enum err read_text(const char *path, struct text *out, struct reason *why) {
-    TRY(file_read(path, MAX_READ_BYTES, out, why));
+    TRY(whole_file_read(path, MAX_READ_BYTES, out, why));
     size_t bad = 0;
     if (!is_text((struct span){out->ptr, out->len}, &bad))
         return fail(why, ERR_FORMAT, "%s: not a text file: no UTF-8 at byte %zu; convert it first", path, bad);
@@ -145,12 +148,13 @@ static void do_read(struct repl *r, const char *path) {
     text_free(&content);
 }
 
-/* ---- saved chats ----------------------------------------------------------------------------------------------------------------- */
+/* ---- saved chats
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static json_t *setting_json(const struct options *o, const char *name) {
-#define X(member, option, flag) \
-    if (strcmp(name, flag) == 0 && options_given(o, &o->option)) \
-        return _Generic(o->option, double: json_real((double)o->option), default: json_integer((json_int_t)o->option));
+#define X(member, option, flag)                                                                                                \
+    if (strcmp(name, flag) == 0 && options_given(o, &o->option))                                                               \
+        return _Generic(o->option, double : json_real((double)o->option), default : json_integer((json_int_t)o->option));
     SAMPLING_SETTINGS(X)
 #undef X
     if (strcmp(name, "predict") == 0 && options_given(o, &o->predict)) return json_integer(o->predict);
@@ -175,8 +179,9 @@ static void do_save(struct repl *r, const char *path) {
     text_add_span(&head.model, m->name);
     snprintf(head.family, sizeof head.family, "%s", chat_family_name(r->family));
     model_fingerprint(m, head.fingerprint);
-    enum err code = !head.settings || !collect_settings(r, head.settings) ? fail(&why, ERR_NO_MEMORY, "%s: no memory to write it", path)
-                                                                         : transcript_save(&r->transcript, &head, path, &why);
+    enum err code = !head.settings || !collect_settings(r, head.settings)
+                        ? fail(&why, ERR_NO_MEMORY, "%s: no memory to write it", path)
+                        : transcript_save(&r->transcript, &head, path, &why);
     if (!report(r, code, &why)) {
         const size_t turns = transcript_turns(&r->transcript);
         repl_say(r, "[saved %zu turn%s to %s]", turns, turns == 1 ? "" : "s", path);
@@ -186,9 +191,12 @@ static void do_save(struct repl *r, const char *path) {
 
 static enum err set_option(struct repl *r, struct span name, const char *value, struct reason *why) {
     const char *known = chat_setting_name(name);
-    if (!known) return fail(why, ERR_ARGUMENT, "'%.*s' is no setting of the chat; /show lists them", (int)(name.len < 60 ? name.len : 60), name.ptr);
+    if (!known)
+        return fail(why, ERR_ARGUMENT, "'%.*s' is no setting of the chat; /show lists them",
+                    (int)(name.len < 60 ? name.len : 60), name.ptr);
     struct options *o = r->cli->options;
-    const bool off = strcmp(value, "off") == 0 || strcmp(value, "false") == 0, on = strcmp(value, "on") == 0 || strcmp(value, "true") == 0;
+    const bool off = strcmp(value, "off") == 0 || strcmp(value, "false") == 0,
+               on = strcmp(value, "on") == 0 || strcmp(value, "true") == 0;
     if (strcmp(known, "ignore-eos") == 0 || strcmp(known, "show-timings") == 0) {
         char negative[40];
         if (!on && !off) return fail(why, ERR_ARGUMENT, "%s is on or off, not '%.60s'", known, value);
@@ -209,11 +217,16 @@ static void apply_settings(struct repl *r, json_t *settings) {
             if (r->family == CHAT_QWEN3) r->thinking = json_is_true(value);
             continue;
         }
-        if (json_is_integer(value)) snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-        else if (json_is_real(value)) snprintf(text, sizeof text, "%.15g", json_real_value(value));
-        else if (json_is_boolean(value)) snprintf(text, sizeof text, "%s", json_is_true(value) ? "on" : "off");
-        if (!*text) repl_say(r, "[setting %s was left out: neither a number nor a switch]", name);
-        else if (set_option(r, span_of(name), text, &why)) repl_say(r, "[setting %s was left out: %s]", name, why.text);
+        if (json_is_integer(value))
+            snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        else if (json_is_real(value))
+            snprintf(text, sizeof text, "%.15g", json_real_value(value));
+        else if (json_is_boolean(value))
+            snprintf(text, sizeof text, "%s", json_is_true(value) ? "on" : "off");
+        if (!*text)
+            repl_say(r, "[setting %s was left out: neither a number nor a switch]", name);
+        else if (set_option(r, span_of(name), text, &why))
+            repl_say(r, "[setting %s was left out: %s]", name, why.text);
     }
     repl_choose_sampling(r);
 }
@@ -229,7 +242,8 @@ static void do_load(struct repl *r, const char *path) {
     char fingerprint[FINGERPRINT_CHARS];
     model_fingerprint(engine_model(r->engine), fingerprint);
     if (strcmp(fingerprint, head.fingerprint) != 0)
-        repl_say(r, "[the chat was held with another model: %s; this one goes on]", head.model.len ? head.model.ptr : "(no name)");
+        repl_say(r, "[the chat was held with another model: %s; this one goes on]",
+                 head.model.len ? head.model.ptr : "(no name)");
     apply_settings(r, head.settings);
     const size_t turns = transcript_turns(&r->transcript);
     repl_say(r, "[loaded %zu turn%s from %s; the next answer reads them again]", turns, turns == 1 ? "" : "s", path);
@@ -252,7 +266,8 @@ static void do_list(struct repl *r, const char *folder) {
         struct text path = {0};
         struct stat info;
         text_addf(&path, "%s/%s", folder, entries[i]->d_name);
-        if (found < MAX_LISTED && !path.failed && stat(path.ptr, &info) == 0 && S_ISREG(info.st_mode) && transcript_is_saved_chat(path.ptr, NULL)) {
+        if (found < MAX_LISTED && !path.failed && stat(path.ptr, &info) == 0 && S_ISREG(info.st_mode) &&
+            transcript_is_saved_chat(path.ptr, NULL)) {
             text_addf(&lines, "  %-40s %8lld bytes\n", entries[i]->d_name, (long long)info.st_size);
             found++;
         }
@@ -264,7 +279,8 @@ static void do_list(struct repl *r, const char *folder) {
     show(r, &lines);
 }
 
-/* ---- settings ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- settings
+ * ------------------------------------------------------------------------------------------------------------------------ */
 
 void repl_choose_sampling(struct repl *r) {
     const bool had_seed = r->sampling.source[SAMPLING_seed] && strcmp(r->sampling.source[SAMPLING_seed], "random") == 0;
@@ -274,7 +290,8 @@ void repl_choose_sampling(struct repl *r) {
 }
 
 static void add_flag(const struct repl *r, const char *name, const void *member, const char *value, struct text *out) {
-    static const char *const sources[] = {[SOURCE_DEFAULT] = "default", [SOURCE_ENVIRONMENT] = "environment", [SOURCE_FLAG] = "flag", [SOURCE_SET] = "/set"};
+    static const char *const sources[] = {
+        [SOURCE_DEFAULT] = "default", [SOURCE_ENVIRONMENT] = "environment", [SOURCE_FLAG] = "flag", [SOURCE_SET] = "/set"};
     text_addf(out, "%s %s (%s)\n", name, value, sources[options_source(r->cli->options, member)]);
 }
 
@@ -289,7 +306,10 @@ static void do_show(struct repl *r) {
     if (!o->ignore_eos) add_flag(r, "ignore-eos", &o->ignore_eos, "off", &lines); /* on: described above */
     add_flag(r, "show-timings", &o->show_timings, o->show_timings ? "on" : "off", &lines);
     if (chat_family_can_think(r->family))
-        text_addf(&lines, "thinking %s\n", r->family == CHAT_QWEN3_THINKING ? "always (the model cannot do without)" : r->thinking ? "on" : "off");
+        text_addf(&lines, "thinking %s\n",
+                  r->family == CHAT_QWEN3_THINKING ? "always (the model cannot do without)"
+                  : r->thinking                    ? "on"
+                                                   : "off");
     const struct span system = transcript_system(&r->transcript);
     text_addf(&lines, "system message: %s\n", system.len ? "set (/system shows it)" : "none");
     show(r, &lines);
@@ -304,8 +324,9 @@ static void do_set(struct repl *r, struct span argument) {
     struct span name = {argument.ptr, 0};
     while (name.len < argument.len && argument.ptr[name.len] != ' ' && argument.ptr[name.len] != '=') name.len++;
     const struct span value = span_trim((struct span){argument.ptr + name.len, argument.len - name.len});
-    char *copy = strndup(value.len && *value.ptr == '=' ? value.ptr + 1 : value.ptr, value.len && *value.ptr == '=' ? value.len - 1 : value.len);
-    enum err code = !copy       ? fail(&why, ERR_NO_MEMORY, "no memory")
+    char *copy = strndup(value.len && *value.ptr == '=' ? value.ptr + 1 : value.ptr,
+                         value.len && *value.ptr == '=' ? value.len - 1 : value.len);
+    enum err code = !copy        ? fail(&why, ERR_NO_MEMORY, "no memory")
                     : !value.len ? fail(&why, ERR_ARGUMENT, "/set needs a name and a value: /set temp 0.7")
                                  : set_option(r, name, (const char *)copy, &why);
     free(copy);
@@ -330,13 +351,22 @@ static void do_think(struct repl *r, struct span argument) {
 }
 
 static void do_ctx(struct repl *r) {
-    const uint64_t length = session_length(r->session), capacity = session_capacity(r->session);
+    const uint64_t held = session_length(r->session), capacity = session_capacity(r->session);
+    const size_t turns = transcript_turns(&r->transcript);
+    struct token_list prompt = {0};
+    struct reason why = {{0}};
     struct engine_info info;
     engine_get_info(r->engine, &info);
-    const size_t turns = transcript_turns(&r->transcript);
-    repl_say(r, "context: %" PRIu64 " of %" PRIu64 " tokens (%.1f %%), %zu turn%s; KV cache %.0f of %.0f MiB; the model was trained for %" PRIu64,
-             length, capacity, 100.0 * (double)length / (double)capacity, turns, turns == 1 ? "" : "s", mib(length * info.kv_bytes_per_token),
-             mib(capacity * info.kv_bytes_per_token), engine_model(r->engine)->shape.context_length);
+    const enum err code = turns ? repl_prompt(r, &prompt, &why) : ERR_NONE;
+    if (!report(r, code, &why))
+        repl_say(r,
+                 "context: %zu of %" PRIu64 " tokens (%.1f %%) in %zu turn%s; the cache holds %" PRIu64
+                 " tokens, %.1f of %.1f MiB; "
+                 "the model was trained for %" PRIu64,
+                 prompt.len, capacity, 100.0 * (double)prompt.len / (double)capacity, turns, turns == 1 ? "" : "s", held,
+                 mib(held * info.kv_bytes_per_token), mib(capacity * info.kv_bytes_per_token),
+                 engine_model(r->engine)->shape.context_length);
+    token_list_free(&prompt);
 }
 
 static void do_stats(struct repl *r) {
@@ -347,17 +377,19 @@ static void do_stats(struct repl *r) {
     getrusage(RUSAGE_SELF, &usage);
     struct text lines = {0};
     text_addf(&lines, "answers %" PRIu64 "\n", t->turns);
-    text_addf(&lines, "prompt %" PRIu64 " tokens read in %.1f s (%.1f t/s), %" PRIu64 " reused from the cache\n", t->prompt, 1e-9 * (double)t->prompt_ns,
-              tokens_per_second(t->prompt, t->prompt_ns), t->reused);
+    text_addf(&lines, "prompt %" PRIu64 " tokens read in %.1f s (%.1f t/s), %" PRIu64 " reused from the cache\n", t->prompt,
+              1e-9 * (double)t->prompt_ns, tokens_per_second(t->prompt, t->prompt_ns), t->reused);
     text_addf(&lines, "generation %" PRIu64 " tokens in %.1f s (%.1f t/s)\n", t->generated, 1e-9 * (double)t->decode_ns,
               tokens_per_second(t->steps, t->decode_ns));
     text_addf(&lines, "loaded %.0f MiB of weights in %.1f s\n", mib(info.weight_bytes), 1e-9 * (double)info.load_ns);
-    text_addf(&lines, "memory: weights %.0f MiB, scratch %.0f MiB, KV cache room %.0f MiB; peak of the process %.0f MiB\n", mib(info.weight_bytes),
-              mib(info.scratch_bytes), mib(session_capacity(r->session) * info.kv_bytes_per_token), (double)usage.ru_maxrss / 1024);
+    text_addf(&lines, "memory: weights %.0f MiB, scratch %.0f MiB, KV cache room %.0f MiB; peak of the process %.0f MiB\n",
+              mib(info.weight_bytes), mib(info.scratch_bytes), mib(session_capacity(r->session) * info.kv_bytes_per_token),
+              (double)usage.ru_maxrss / 1024);
     show(r, &lines);
 }
 
-/* ---- dispatch -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- dispatch
+ * -------------------------------------------------------------------------------------------------------------------------- */
 
 static void do_help(struct repl *r) {
     struct text lines = {0};
@@ -368,9 +400,12 @@ static void do_help(struct repl *r) {
 static void with_path(struct repl *r, struct span argument, void (*command)(struct repl *, const char *)) {
     struct text path = {0};
     path_expand(argument.len ? argument : SPAN("."), r->cli->options->home, &path);
-    if (path.failed) repl_complain(r, EXIT_FAILED, "no memory for the path");
-    else if (memchr(path.ptr, 0, path.len)) repl_complain(r, EXIT_FAILED, "a path holds no NUL");
-    else command(r, path.ptr);
+    if (path.failed)
+        repl_complain(r, EXIT_FAILED, "no memory for the path");
+    else if (memchr(path.ptr, 0, path.len))
+        repl_complain(r, EXIT_FAILED, "a path holds no NUL");
+    else
+        command(r, path.ptr);
     text_free(&path);
 }
 

@@ -28,8 +28,12 @@ static struct span member(const struct transcript *t, size_t index, const char *
     return s;
 }
 
-struct span transcript_role(const struct transcript *t, size_t index) { return member(t, index, "role"); }
-struct span transcript_content(const struct transcript *t, size_t index) { return member(t, index, "content"); }
+struct span transcript_role(const struct transcript *t, size_t index) {
+    return member(t, index, "role");
+}
+struct span transcript_content(const struct transcript *t, size_t index) {
+    return member(t, index, "content");
+}
 
 static bool role_is(const struct transcript *t, size_t index, const char *role) {
     return span_equal(transcript_role(t, index), span_of(role));
@@ -81,8 +85,8 @@ enum err transcript_add_user(struct transcript *t, struct span text, struct reas
     return insert(t, transcript_length(t), make_message("user", text), (struct token_list){0}, why);
 }
 
-static enum err answer_ids(const struct answer *a, const json_t *message, const struct tokenizer *tokenizer, struct token_list *out,
-                           struct reason *why) {
+static enum err answer_ids(const struct answer *a, const json_t *message, const struct tokenizer *tokenizer,
+                           struct token_list *out, struct reason *why) {
     if (a->ids) {
         for (size_t i = 0; i < a->ids->len; i++) TRY(token_list_add(out, a->ids->ids[i], why));
         return ERR_NONE;
@@ -93,9 +97,11 @@ static enum err answer_ids(const struct answer *a, const json_t *message, const 
     return content.len ? tokenizer_encode(tokenizer, content, PARSE_TEXT, out, why) : ERR_NONE;
 }
 
-enum err transcript_add_answer(struct transcript *t, const struct answer *a, const struct tokenizer *tokenizer, struct reason *why) {
+enum err transcript_add_answer(struct transcript *t, const struct answer *a, const struct tokenizer *tokenizer,
+                               struct reason *why) {
     json_t *message = make_message("assistant", a->content);
-    /* Also an empty reasoning is written down when the content speaks of the tag: else the template would look for one there. */
+    /* Also an empty reasoning is written down when the content speaks of the tag: else the template would look for one there.
+     */
     const bool tag = a->content.len && memmem(a->content.ptr, a->content.len, "</think>", 8);
     bool ok = message != NULL;
     if (ok && (a->reasoning.len || tag)) ok = json_object_set_new(message, "reasoning_content", string_node(a->reasoning)) == 0;

@@ -10,8 +10,8 @@
 #include "text/chat.h"
 
 struct transcript {
-    json_t *messages;        /* {role, content[, reasoning_content][, interrupted]} */
-    struct token_list *ids;  /* [json_array_size(messages)]: of an answer's content; empty for other messages */
+    json_t *messages;       /* {role, content[, reasoning_content][, interrupted]} */
+    struct token_list *ids; /* [json_array_size(messages)]: of an answer's content; empty for other messages */
     size_t cap;
 };
 
@@ -30,14 +30,15 @@ struct answer {
 
 /* Bytes that are no UTF-8 become U+FFFD. On failure the transcript is unchanged. */
 enum err transcript_add_user(struct transcript *t, struct span text, struct reason *why) MUST_USE;
-enum err transcript_add_answer(struct transcript *t, const struct answer *a, const struct tokenizer *tokenizer, struct reason *why) MUST_USE;
+enum err transcript_add_answer(struct transcript *t, const struct answer *a, const struct tokenizer *tokenizer,
+                               struct reason *why) MUST_USE;
 /* Empty text removes it. */
 enum err transcript_set_system(struct transcript *t, struct span text, struct reason *why) MUST_USE;
 struct span transcript_system(const struct transcript *t); /* empty: none */
 
-size_t transcript_last_user(const struct transcript *t); /* SIZE_MAX: there is none */
-void transcript_cut(struct transcript *t, size_t length);  /* forget the messages from `length` on */
-size_t transcript_turns(const struct transcript *t);       /* user messages */
+size_t transcript_last_user(const struct transcript *t);  /* SIZE_MAX: there is none */
+void transcript_cut(struct transcript *t, size_t length); /* forget the messages from `length` on */
+size_t transcript_turns(const struct transcript *t);      /* user messages */
 
 /* The prompt for the next answer. Earlier answers keep their sampled ids wherever the template prints their content
  * unchanged, so that what the session already holds can be reused token by token. */
@@ -51,15 +52,16 @@ enum { FINGERPRINT_CHARS = 17 };
 void model_fingerprint(const struct model *m, char out[FINGERPRINT_CHARS]);
 
 struct saved_head {
-    struct text model;       /* name */
+    struct text model; /* name */
     char fingerprint[FINGERPRINT_CHARS];
     char family[32];
-    json_t *settings;        /* object: numbers and booleans by the names of chat_settings[], and "think" */
+    json_t *settings; /* object: numbers and booleans by the names of chat_settings[], and "think" */
 };
 void saved_head_free(struct saved_head *h);
 
 /* Refuses to overwrite a file that is no saved chat. */
-enum err transcript_save(const struct transcript *t, const struct saved_head *head, const char *path, struct reason *why) MUST_USE;
+enum err transcript_save(const struct transcript *t, const struct saved_head *head, const char *path,
+                         struct reason *why) MUST_USE;
 /* On failure both out parameters are empty. */
 enum err transcript_load(const char *path, const struct tokenizer *tokenizer, struct transcript *out, struct saved_head *head,
                          struct reason *why) MUST_USE;

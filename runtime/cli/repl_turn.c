@@ -12,23 +12,24 @@ struct reply {
     struct detokenizer detokenizer;
     struct stop stop;
     struct text content, reasoning, piece;
-    struct token_list ids;        /* of the content */
+    struct token_list ids;         /* of the content */
     bool thinking, after_thinking; /* after_thinking: line ends in front of the content are to be skipped */
-    bool ids_differ;              /* from what tokens of the content would be: skipped or cut inside a token */
+    bool ids_differ;               /* from what tokens of the content would be: skipped or cut inside a token */
     int32_t think_id, end_think_id;
     uint64_t begin_ns;
 };
 
 double tokens_per_second(uint64_t tokens, uint64_t ns) { return ns ? 1e9 * (double)tokens / (double)ns : 0; }
 
-/* ---- prefill --------------------------------------------------------------------------------------------------------------- */
+/* ---- prefill ---------------------------------------------------------------------------------------------------------------
+ */
 
 static bool on_prompt(void *ctx, uint64_t done, uint64_t total) {
     const struct reply *a = ctx;
     const uint64_t ns = clock_ns() - a->begin_ns, new = done - a->repl->last.reused;
     if (ns > 2000000000u && done < total && new)
         cli_progress(a->repl->cli, "reading the prompt: %" PRIu64 " of %" PRIu64 " tokens, %.0f s left", done, total,
-                     1e-9 * (double)ns / (double)new * (double)(total - done));
+                     1e-9 * (double)ns / (double)new *(double)(total - done));
     return cli_cancelled();
 }
 
@@ -45,8 +46,10 @@ static enum err prefill(struct reply *a, const struct token_list *prompt, const 
     struct repl *r = a->repl;
     const uint64_t capacity = session_capacity(r->session);
     if (prompt->len > capacity)
-        return fail(why, ERR_LIMIT, "the conversation has %zu tokens and the context holds %" PRIu64
-                    ": /undo or /clear, a shorter message, or a larger -c", prompt->len, capacity);
+        return fail(why, ERR_LIMIT,
+                    "with this message the conversation has %zu tokens and the context holds %" PRIu64
+                    ": send a shorter one, /undo, /clear, or start with a larger -c",
+                    prompt->len, capacity);
     struct eval eval = {.tokens = prompt->ids, .n = prompt->len, .on_progress = on_prompt, .ctx = a};
     r->last.reused = held(r->session, prompt);
     a->begin_ns = clock_ns();
@@ -61,7 +64,8 @@ static enum err prefill(struct reply *a, const struct token_list *prompt, const 
     return cli_cancelled() ? fail(why, ERR_CANCELLED, "interrupted") : ERR_NONE;
 }
 
-/* ---- tokens ------------------------------------------------------------------------------------------------------------------- */
+/* ---- tokens
+ * ------------------------------------------------------------------------------------------------------------------- */
 
 /* Line ends between thinking and answer belong to neither. */
 static struct span skip_line_ends(struct reply *a, struct span s, bool *only_line_ends) {
@@ -102,8 +106,10 @@ static enum err take_token(struct reply *a, int32_t id, struct reason *why) {
     a->thinking = opens;
     a->after_thinking = closes;
     a->ids.len = 0;
-    if (opens) view_think(&a->repl->view);
-    else view_answer(&a->repl->view);
+    if (opens)
+        view_think(&a->repl->view);
+    else
+        view_answer(&a->repl->view);
     return ERR_NONE;
 }
 
@@ -153,7 +159,8 @@ static enum err generate(struct reply *a, struct sampler *sampler, const float *
     }
 }
 
-/* ---- the turn ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the turn
+ * ------------------------------------------------------------------------------------------------------------------- */
 
 /* Each answer draws from a seed of its own, so that /regen gives another one; the first uses the seed as given. */
 static enum err open_sampler(struct repl *r, const struct token_list *prompt, struct sampler **out, struct reason *why) {
@@ -194,10 +201,10 @@ static void report_verbose(const struct repl *r) {
     const struct turn *t = &r->last;
     const uint64_t new = t->prompt - t->reused;
     const double prompt_ms = 1e-6 * (double)t->prompt_ns, decode_ms = 1e-6 * (double)t->decode_ns;
-    log_line(log, LOG_INFO, "prompt eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)", prompt_ms, new,
-             new ? prompt_ms / (double)new : 0, tokens_per_second(new, t->prompt_ns));
-    log_line(log, LOG_INFO, "       eval time = %10.2f ms / %5" PRIu64 " runs   (%8.2f ms per token, %8.2f tokens per second)", decode_ms, t->steps,
-             t->steps ? decode_ms / (double)t->steps : 0, tokens_per_second(t->steps, t->decode_ns));
+    log_line(log, LOG_INFO, "prompt eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)",
+             prompt_ms, new, new ? prompt_ms / (double)new : 0, tokens_per_second(new, t->prompt_ns));
+    log_line(log, LOG_INFO, "       eval time = %10.2f ms / %5" PRIu64 " runs   (%8.2f ms per token, %8.2f tokens per second)",
+             decode_ms, t->steps, t->steps ? decode_ms / (double)t->steps : 0, tokens_per_second(t->steps, t->decode_ns));
     log_line(log, LOG_INFO, "      total time = %10.2f ms / %5" PRIu64 " tokens", prompt_ms + decode_ms, new + t->generated);
 }
 
@@ -207,10 +214,12 @@ static void report(struct repl *r) {
     if (t->end == TURN_INTERRUPTED) repl_say(r, "[interrupted; the answer so far stays in the conversation]");
     if (t->end == TURN_LIMIT) repl_say(r, "[stopped after %" PRIu64 " tokens, as -n says]", t->generated);
     if (t->end == TURN_FULL)
-        repl_say(r, "[the context is full: %" PRIu64 " of %" PRIu64 " tokens. /undo, /clear, or start with a larger -c]", length, capacity);
+        repl_say(r, "[the context is full: %" PRIu64 " of %" PRIu64 " tokens. /undo, /clear, or start with a larger -c]",
+                 length, capacity);
     if (r->cli->options->show_timings)
         repl_say(r, "[ Prompt: %.1f t/s | Generation: %.1f t/s | ctx %" PRIu64 "/%" PRIu64 " | cached %" PRIu64 " ]",
-                 tokens_per_second(t->prompt - t->reused, t->prompt_ns), tokens_per_second(t->steps, t->decode_ns), length, capacity, t->reused);
+                 tokens_per_second(t->prompt - t->reused, t->prompt_ns), tokens_per_second(t->steps, t->decode_ns), length,
+                 capacity, t->reused);
     report_verbose(r);
 }
 
@@ -232,6 +241,11 @@ static enum err run(struct reply *a, const struct token_list *prompt, struct rea
     return code;
 }
 
+enum err repl_prompt(const struct repl *r, struct token_list *out, struct reason *why) {
+    const int thinking = r->family == CHAT_QWEN3 ? r->thinking : -1;
+    return transcript_prompt(&r->transcript, r->family, r->tokenizer, thinking, out, why);
+}
+
 enum err repl_answer(struct repl *r, struct reason *why) {
     struct reply a = {
         .repl = r,
@@ -242,8 +256,7 @@ enum err repl_answer(struct repl *r, struct reason *why) {
     };
     struct token_list prompt = {0};
     r->last = (struct turn){0};
-    const int thinking = r->family == CHAT_QWEN3 ? r->thinking : -1;
-    enum err code = transcript_prompt(&r->transcript, r->family, r->tokenizer, thinking, &prompt, why);
+    enum err code = repl_prompt(r, &prompt, why);
     lines_set_busy(r->lines, true);
     if (!code) code = run(&a, &prompt, why);
     if (!code) code = keep(&a, why);
@@ -265,8 +278,10 @@ enum err repl_answer(struct repl *r, struct reason *why) {
 
 static void report_failure(struct repl *r, enum err code, const struct reason *why) {
     if (r->leave) return;
-    if (code == ERR_CANCELLED) repl_say(r, "[interrupted before the first token; the message was taken back]");
-    else repl_complain(r, EXIT_FAILED, why->text);
+    if (code == ERR_CANCELLED)
+        repl_say(r, "[interrupted before the first token; the message was taken back]");
+    else
+        repl_complain(r, EXIT_FAILED, why->text);
 }
 
 void repl_message(struct repl *r, struct span text) {
@@ -310,7 +325,8 @@ void repl_regenerate(struct repl *r) {
         struct span content, reasoning;
         (void)json_span(json_object_get(old, "content"), &content);
         (void)json_span(json_object_get(old, "reasoning_content"), &reasoning);
-        const struct answer answer = {content, reasoning, ids.len ? &ids : NULL, json_is_true(json_object_get(old, "interrupted"))};
+        const struct answer answer = {content, reasoning, ids.len ? &ids : NULL,
+                                      json_is_true(json_object_get(old, "interrupted"))};
         if (transcript_add_answer(t, &answer, r->tokenizer, NULL)) repl_say(r, "[the old answer is lost: no memory]");
     }
     if (code) report_failure(r, code, &why);

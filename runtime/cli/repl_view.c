@@ -27,8 +27,10 @@ static void put(struct view *v, FILE *to, bool terminal, struct span s) {
         view_clean(s, &clean);
         s = (struct span){clean.ptr, clean.failed ? 0 : clean.len};
     }
-    if (to == stdout) v->broken |= !cli_write(s);
-    else if (s.len) fwrite(s.ptr, 1, s.len, to), fflush(to);
+    if (to == stdout)
+        v->broken |= !cli_write(s);
+    else if (s.len)
+        fwrite(s.ptr, 1, s.len, to), fflush(to);
     text_free(&clean);
 }
 
@@ -63,8 +65,10 @@ void view_answer(struct view *v) {
 void view_text(struct view *v, struct span s) {
     if (!s.len) return;
     v->last = s.ptr[s.len - 1];
-    if (v->thinking && !on_stdout(v)) put(v, stderr, v->cli->stderr_is_terminal, s);
-    else put(v, stdout, v->cli->stdout_is_terminal, s);
+    if (v->thinking && !on_stdout(v))
+        put(v, stderr, v->cli->stderr_is_terminal, s);
+    else
+        put(v, stdout, v->cli->stdout_is_terminal, s);
     v->started |= !v->thinking;
 }
 

@@ -6,15 +6,15 @@
 
 struct view {
     struct cli *cli;
-    bool thinking, thought;   /* thought: something of it was shown */
-    bool started;             /* of the answer */
-    char last;                /* byte of the answer printed last */
-    bool broken;              /* stdout takes no more bytes */
+    bool thinking, thought; /* thought: something of it was shown */
+    bool started;           /* of the answer */
+    char last;              /* byte of the answer printed last */
+    bool broken;            /* stdout takes no more bytes */
 };
 
-void view_begin(struct view *v); /* of an answer */
-void view_think(struct view *v); /* what follows is thinking */
-void view_answer(struct view *v);/* what follows is the answer */
+void view_begin(struct view *v);               /* of an answer */
+void view_think(struct view *v);               /* what follows is thinking */
+void view_answer(struct view *v);              /* what follows is the answer */
 void view_text(struct view *v, struct span s); /* whole characters */
 void view_end(struct view *v);
 
