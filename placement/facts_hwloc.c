@@ -2,10 +2,12 @@
 #include "placement/facts.h"
 
 #include <hwloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 /* One CPU a core, inside what this process may use. */
 static void list_cores(hwloc_topology_t topology, struct facts *out) {
@@ -83,9 +85,20 @@ static void clamp_to_cgroup(struct facts *out, const char *controller, const cha
     }
 }
 
-enum err facts_read(struct facts *out, struct reason *why) {
-    *out = (struct facts){0};
+/* Without sysfs (a bare chroot) hwloc can say nothing and complains on stderr: every CPU of the process counts as a core. */
+static void list_cpus(struct facts *out) {
+    cpu_set_t usable;
+    if (sched_getaffinity(0, sizeof usable, &usable) != 0) return;
+    for (int cpu = 0; cpu < CPU_SETSIZE && out->n_cores < FACTS_MAX_CORES; cpu++)
+        if (CPU_ISSET((size_t)cpu, &usable)) out->core_cpus[out->n_cores++] = cpu;
+}
+
+static enum err read_topology(struct facts *out, struct reason *why) {
     hwloc_topology_t topology;
+    if (access("/sys/devices/system/cpu", R_OK) != 0) {
+        list_cpus(out);
+        return ERR_NONE;
+    }
     if (hwloc_topology_init(&topology) != 0) return fail(why, ERR_NO_MEMORY, "hwloc could not start");
     if (hwloc_topology_load(topology) != 0) {
         hwloc_topology_destroy(topology);
@@ -93,7 +106,13 @@ enum err facts_read(struct facts *out, struct reason *why) {
     }
     list_cores(topology, out);
     hwloc_topology_destroy(topology);
-    if (out->n_cores == 0) out->n_cores = 1; /* core_cpus[0] = 0 is not applied to the calling thread */
+    return ERR_NONE;
+}
+
+enum err facts_read(struct facts *out, struct reason *why) {
+    *out = (struct facts){0};
+    TRY(read_topology(out, why));
+    if (out->n_cores == 0) out->n_cores = 1; /* CPU 0; pinning that is refused leaves the thread unpinned */
 
     out->memory_total_bytes = meminfo_bytes("MemTotal");
     out->memory_available_bytes = meminfo_bytes("MemAvailable");
