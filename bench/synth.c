@@ -21,7 +21,7 @@ struct options {
     const char *out;
 };
 
-static const char help[] = "synth --out FILE [--preset tiny|30b-a3b]\n"
+static const char help[] = "synth --out FILE [--preset tiny|exactness|30b-a3b]\n"
                            "  shape     --layers N --embd N --heads N --kv-heads N --head-dim N --experts N --experts-used N\n"
                            "            --ff N --vocab ROWS --ctx TOKENS --rope-base X --tied\n"
                            "  types     --mix NAME, --type REGEX=TYPE (repeatable, the first match wins)\n"

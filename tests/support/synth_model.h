@@ -29,8 +29,8 @@ struct synth_spec {
     uint64_t seed;
 };
 
-bool synth_preset(struct span name, struct synth_spec *out); /* "tiny", "30b-a3b" */
-const char *synth_preset_names(void);                        /* for messages */
+bool synth_preset(struct span name, struct synth_spec *out); /* see synth_preset_names() */
+const char *synth_preset_names(void);                        /* "tiny, ..." */
 const char *synth_mix_names(void);
 
 struct synth_progress {
