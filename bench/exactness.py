@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """How far from exact? Mean KL from the float64 forward of the decoded weights to what a runtime prints, ours and a peer's.
 
-    bench/exactness.py --peer /path/to/llama-perplexity [--types f32 f16 ... q4_k_m] [--ctx 128] [--chunks 4]
+    bench/exactness.py --peer /path/to/llama-perplexity [--types f32 f16 ... q4_k_m] [--ctx 128] [--chunks 12]
 
-For each weight type `bench/synth` writes a small random model; both programs evaluate the same text on it and write their
+For each weight type and seed `bench/synth` writes a small random model; both programs evaluate the same text on it and write their
 log-probabilities (llama-perplexity's file format); tests/oracle/exact_forward.py computes the exact logits of the same file;
-tests/oracle/kl.py compares. Lower is closer. Needs Python with numpy and gguf. The peer runs with its exact attention
+tests/oracle/kl.py compares. Lower is closer. A single near-tie of the router can decide
+a model's mean, hence several models a type. Needs Python with numpy and gguf. The peer runs with its exact attention
 (--peer-flags), both with a binary16 KV cache, and with the same batch so that both use their prompt kernels.
 """
 import argparse
@@ -41,33 +42,40 @@ def mean_kl(exact, other):
     sys.exit("kl.py printed no mean KL")
 
 
+def distances(a, kind, seed):
+    """(ours, peer): mean KL from exact, for one random model in the current folder."""
+    run(os.path.join(a.build, "bench", "synth"), "--preset", "exactness", "--mix", kind, "--seed", str(seed), "--out", "model.gguf")
+    both = ["-m", "model.gguf", "-f", "text", "-c", str(a.ctx), "--chunks", str(a.chunks), "-b", "512"]
+    run(os.path.join(a.build, "coldstream"), "perplexity", *both, "--kl-divergence-base", "ours.kld")
+    run(a.peer, *both, *a.peer_flags.split(), "--kl-divergence-base", "peer.kld")
+    n_ctx, tokens = tokens_of("ours.kld")
+    if tokens_of("peer.kld") != (n_ctx, tokens):
+        sys.exit(f"{kind}: the two programs tokenized the text differently")
+    open("tokens.i32", "wb").write(tokens)
+    run(sys.executable, os.path.join(ORACLE, "exact_forward.py"), "model.gguf", "tokens.i32", "-o", "exact.f32", "--ctx", str(n_ctx))
+    return mean_kl("exact.f32", "ours.kld"), mean_kl("exact.f32", "peer.kld")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", required=True)
     p.add_argument("--peer-flags", default="-no-fa -t 2")
     p.add_argument("--types", nargs="+", default=TYPES)
     p.add_argument("--ctx", type=int, default=128)
-    p.add_argument("--chunks", type=int, default=4)
-    p.add_argument("--seed", default="7")
+    p.add_argument("--chunks", type=int, default=12)
+    p.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 9)), help="one random model each; rows are pooled")
     p.add_argument("--build", default=os.path.join(ROOT, "build", "release"))
     a = p.parse_args()
-    print(f"| weights | ours | peer | ours/peer |\n|---|---|---|---|")
+    print("| weights | ours | peer | ours/peer | models where ours is closer |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         with open("text", "w") as f:
             f.write(open(os.path.join(ROOT, "README.md"), errors="replace").read() * 3)
         for kind in a.types:
-            run(os.path.join(a.build, "bench", "synth"), "--preset", "exactness", "--mix", kind, "--seed", a.seed, "--out", "model.gguf")
-            both = ["-m", "model.gguf", "-f", "text", "-c", str(a.ctx), "--chunks", str(a.chunks), "-b", "512"]
-            run(os.path.join(a.build, "coldstream"), "perplexity", *both, "--kl-divergence-base", "ours.kld")
-            run(a.peer, *both, *a.peer_flags.split(), "--kl-divergence-base", "peer.kld")
-            n_ctx, tokens = tokens_of("ours.kld")
-            if tokens_of("peer.kld") != (n_ctx, tokens):
-                sys.exit(f"{kind}: the two programs tokenized the text differently")
-            open("tokens.i32", "wb").write(tokens)
-            run(sys.executable, os.path.join(ORACLE, "exact_forward.py"), "model.gguf", "tokens.i32", "-o", "exact.f32", "--ctx", str(n_ctx))
-            ours, peer = mean_kl("exact.f32", "ours.kld"), mean_kl("exact.f32", "peer.kld")
-            print(f"| {kind} | {ours:.3g} | {peer:.3g} | {ours / peer:.2f} |", flush=True)
+            pairs = [distances(a, kind, seed) for seed in a.seeds]
+            ours, peer = (sum(p[i] for p in pairs) / len(pairs) for i in (0, 1))
+            closer = sum(p[0] < p[1] for p in pairs)
+            print(f"| {kind} | {ours:.3g} | {peer:.3g} | {ours / peer:.2f} | {closer} of {len(pairs)} |", flush=True)
 
 
 if __name__ == "__main__":
