@@ -135,7 +135,7 @@ static void put(struct fields *f, const char *key, bool is_text, const char *for
 }
 
 static void put_setup(struct fields *f, const struct bench_context *b) {
-    put(f, "build_commit", true, "%s", COLDSTREAM_VERSION);
+    put(f, "build_commit", true, "%s", COLDSTREAM_COMMIT);
     put(f, "build_number", false, "0");
     put(f, "cpu_info", true, "%s", b->cpu);
     put(f, "gpu_info", true, "%s", "");
@@ -289,6 +289,6 @@ void bench_add_result(const struct bench_context *b, enum bench_format format, c
 
 void bench_add_end(const struct bench_context *b, enum bench_format format, struct text *out) {
     (void)b;
-    if (format == BENCH_MD) text_addf(out, "\nbuild: " COLDSTREAM_VERSION " (coldstream)\n");
+    if (format == BENCH_MD) text_addf(out, "\nbuild: " COLDSTREAM_COMMIT " (coldstream " COLDSTREAM_VERSION ")\n");
     if (format == BENCH_JSON) text_addf(out, "\n]\n");
 }

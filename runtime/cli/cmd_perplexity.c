@@ -30,7 +30,7 @@ struct scorer {
 
 static void on_logits(void *ctx, uint64_t position, const float *logits) {
     struct scorer *s = ctx;
-    if (s->failed || position < (uint64_t)(s->n_ctx / 2) || position + 1 >= (uint64_t)s->n_ctx) return;
+    if (s->failed || position + 1 >= (uint64_t)s->n_ctx) return; /* the last token has nothing to predict */
     const int32_t next = s->chunk[position + 1];
     if (s->compare) {
         s->failed = logprobs_read(&s->file, s->record, s->why);
@@ -58,8 +58,12 @@ static bool on_progress(void *ctx, uint64_t done, uint64_t total) {
 static enum err score_chunk(struct scorer *s, int32_t index, struct reason *why) {
     memcpy(s->chunk, s->tokens + (size_t)index * (size_t)s->n_ctx, (size_t)s->n_ctx * sizeof *s->chunk);
     if (s->bos >= 0) s->chunk[0] = s->bos;
-    struct eval eval = {
-        .tokens = s->chunk, .n = (uint64_t)s->n_ctx, .on_progress = on_progress, .on_logits = on_logits, .ctx = s};
+    struct eval eval = {.tokens = s->chunk,
+                        .n = (uint64_t)s->n_ctx,
+                        .on_progress = on_progress,
+                        .on_logits = on_logits,
+                        .logits_from = (uint64_t)s->n_ctx / 2, /* the first half is context only */
+                        .ctx = s};
     const enum err code = session_eval(s->session, &eval, NULL, why);
     if (s->failed) return s->failed;
     if (code) return code;

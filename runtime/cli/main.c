@@ -53,7 +53,7 @@ static int print_page(struct text *page) {
 
 static int print_version(void) {
     struct text page = {0};
-    text_addf(&page, "coldstream " COLDSTREAM_VERSION " (gcc " __VERSION__ ", CPU only)\n");
+    text_addf(&page, "coldstream " COLDSTREAM_VERSION " (" COLDSTREAM_COMMIT ", gcc " __VERSION__ ", CPU only)\n");
     return print_page(&page);
 }
 

@@ -65,9 +65,10 @@ struct eval {
     /* Called after each ubatch; return true to cancel (the work done so far stays usable). May be NULL. */
     bool (*on_progress)(void *ctx, uint64_t done, uint64_t total);
     void *ctx;
-    /* Called with the logits [n_vocab] of every newly computed position, in order. NULL: only the last is computed. With it,
-     * nothing is reused. */
+    /* Called with the logits [n_vocab] of every position from `logits_from` on, in order. NULL: only the last is computed.
+     * With it, nothing is reused. */
     void (*on_logits)(void *ctx, uint64_t position, const float *logits);
+    uint64_t logits_from;
 };
 
 /* Bring the session to exactly `tokens`: drop what differs, compute the rest. Afterwards *logits (may be NULL) points at the

@@ -87,7 +87,8 @@ void graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
     run(g, pool, forward);
     if (!batch->on_logits) return;
     const uint64_t vocab = g->net->head.rows;
-    for (g->head_from = 0; g->head_from < batch->n; g->head_from += g->head_count) {
+    const uint64_t skip = batch->logits_from > batch->first ? batch->logits_from - batch->first : 0;
+    for (g->head_from = skip < batch->n ? (uint32_t)skip : batch->n; g->head_from < batch->n; g->head_from += g->head_count) {
         const uint32_t left = batch->n - g->head_from;
         g->head_count = left < HEAD_TOKENS ? left : HEAD_TOKENS;
         run(g, pool, some_heads);

@@ -19,8 +19,10 @@ struct batch {
     uint64_t first;        /* position of tokens[0]; KV rows before it are filled */
     const struct kv *kv;
     float *logits;         /* [n_vocab]: of the last token; NULL: not wanted */
-    /* When set, called on the caller's thread for every token in order with its logits [n_vocab]; leave `logits` NULL then. */
+    /* When set, called on the caller's thread for the tokens from position logits_from on, in order, with their logits
+     * [n_vocab]; leave `logits` NULL then. */
     void (*on_logits)(void *ctx, uint64_t position, const float *logits);
+    uint64_t logits_from; /* first position on_logits is called for */
     void *ctx;
 };
 
