@@ -135,6 +135,9 @@ static void groups_14_to_17_key_names(void **state) {
         refuse_record(&raw.keys[5], names[i].problem);
     }
     fresh();
+    raw_set_bool(&raw, "schl\xc3\xbcssel.\xe4\xb8\xad.\xf0\x9f\x98\x80.\xf4\x8f\xbf\xbf", 1);
+    accept_raw();
+    fresh();
     struct text name = repeated("k", 64 << 10);
     raw_set_u32(&raw, name.ptr, 1);
     refuse_record(raw_key_find(&raw, name.ptr), "too long");
