@@ -1,5 +1,7 @@
 /* libFuzzer target: any bytes as a model file, opened with and without weights, and then used the way programs use it.
- * The bytes live in a memory file; a model that opens is walked to the end, so that a wrong extent is read and seen. */
+ * The bytes live in a memory file; a model that opens is walked to the end, so that a wrong extent is read and seen.
+ * Most mutations change one field of the container (a length, count, type, extent, offset or value) and leave the rest
+ * right: blind ones rarely get past the header. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +12,122 @@
 #include "model/model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+__attribute__((weak)) size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); /* absent in the replay */
+
+/* ---- mutating fields -------------------------------------------------------------------------------------------- */
+
+enum { MAX_FIELDS = 2048 };
+
+struct fields {
+    size_t at[MAX_FIELDS];
+    uint8_t width[MAX_FIELDS];
+    size_t n;
+};
+
+struct walker {
+    const uint8_t *data;
+    size_t size, pos;
+    struct fields *fields;
+};
+
+/* Note a field of `width` bytes at the current position and step over it; its value, or 0 past the end. */
+static uint64_t field(struct walker *w, uint8_t width) {
+    if (w->size - w->pos < width) {
+        w->pos = w->size;
+        return 0;
+    }
+    uint64_t value = 0;
+    memcpy(&value, w->data + w->pos, width);
+    if (w->fields->n < MAX_FIELDS) {
+        w->fields->at[w->fields->n] = w->pos;
+        w->fields->width[w->fields->n++] = width;
+    }
+    w->pos += width;
+    return value;
+}
+
+static void skip_bytes(struct walker *w, uint64_t bytes) {
+    w->pos = bytes < w->size - w->pos ? w->pos + (size_t)bytes : w->size;
+}
+
+static void walk_value(struct walker *w) {
+    static const uint8_t widths[13] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    uint64_t type = field(w, 4), count = 1;
+    if (type == 9) {
+        type = field(w, 4);
+        count = field(w, 8);
+    }
+    for (uint64_t i = 0; type < 13 && i < count && w->pos < w->size; i++)
+        if (type == 8)
+            skip_bytes(w, field(w, 8));
+        else if (widths[type])
+            field(w, widths[type]);
+        else
+            return;
+}
+
+static void find_fields(const uint8_t *data, size_t size, struct fields *out) {
+    struct walker w = {.data = data, .size = size, .pos = 4, .fields = out};
+    out->n = 0;
+    if (size < 24) return;
+    field(&w, 4);
+    const uint64_t n_tensors = field(&w, 8), n_keys = field(&w, 8);
+    for (uint64_t i = 0; i < n_keys && w.pos < size; i++) {
+        skip_bytes(&w, field(&w, 8));
+        walk_value(&w);
+    }
+    for (uint64_t i = 0; i < n_tensors && w.pos < size; i++) {
+        skip_bytes(&w, field(&w, 8));
+        const uint64_t n_dims = field(&w, 4);
+        for (uint64_t d = 0; d < n_dims && d < 8; d++) field(&w, 8);
+        field(&w, 4);
+        field(&w, 8);
+    }
+}
+
+static uint64_t next_random(uint64_t *state) { /* splitmix64 */
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static uint64_t interesting(uint64_t old, uint64_t left, uint64_t size, uint64_t *state) {
+    static const uint8_t powers[] = {7, 15, 16, 24, 31, 32, 56, 59, 60, 61, 62, 63, 61, 62, 63, 63};
+    const uint64_t r = next_random(state), near = r % 5 - 2;
+    switch (r >> 8 & 7) {
+    case 0: return r >> 16 & 15;
+    case 1: return ((uint64_t)1 << powers[r >> 16 & 15]) + near;
+    case 2: return near; /* 0, 1, 2 or just below the top */
+    case 3: return old + near;
+    case 4: return left + near;
+    case 5: return size + near;
+    case 6: return UINT64_MAX / (1 + (r >> 16 & 63)) + near;
+    default: return old ^ (uint64_t)1 << (r >> 16 & 63);
+    }
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
+    struct fields fields;
+    uint64_t state = seed;
+    find_fields(data, size, &fields);
+    const uint64_t choice = next_random(&state) % 8;
+    if (choice == 0 || fields.n == 0) return LLVMFuzzerMutate(data, size, max_size);
+    for (uint64_t changes = 1 + (next_random(&state) % 4 == 0); changes; changes--) {
+        const size_t i = next_random(&state) % fields.n, other = next_random(&state) % fields.n;
+        uint64_t value = 0;
+        memcpy(&value, data + fields.at[i], fields.width[i]);
+        value = interesting(value, size - fields.at[i] - fields.width[i], size, &state);
+        if (choice == 1 && fields.width[i] == fields.width[other]) memcpy(&value, data + fields.at[other], fields.width[i]);
+        memcpy(data + fields.at[i], &value, fields.width[i]);
+    }
+    if (choice == 2) return fields.at[next_random(&state) % fields.n]; /* cut */
+    if (choice == 3 && size > 8) return size - next_random(&state) % 8;
+    return size;
+}
+
+/* ---- the target ------------------------------------------------------------------------------------------------- */
 
 static unsigned sum_span(struct span s) {
     unsigned sum = 0;
@@ -17,18 +135,34 @@ static unsigned sum_span(struct span s) {
     return sum;
 }
 
+typedef unsigned __int128 wide; /* what the reader's checked 64-bit sums are compared with */
+
 static unsigned walk(const struct model *m) {
     unsigned sum = sum_span(m->architecture) + sum_span(m->name) + sum_span(m->chat_template);
-    for (size_t i = 0; i < m->n_meta; i++) sum += sum_span(m->meta[i].key) + sum_span(m->meta[i].bytes);
+    static const uint8_t widths[13] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    for (size_t i = 0; i < m->n_meta; i++) {
+        const struct model_meta *entry = &m->meta[i];
+        const uint8_t width = widths[entry->type == 9 ? entry->element_type : entry->type];
+        assert(!width || (wide)width * entry->count == entry->bytes.len);
+        sum += sum_span(entry->key) + sum_span(entry->bytes);
+    }
     for (size_t i = 0; i < m->vocab.n_tokens; i++) sum += sum_span(m->vocab.tokens[i]) + (unsigned)m->vocab.types[i];
     for (size_t i = 0; i < m->vocab.n_merges; i++) sum += sum_span(m->vocab.merges[i]);
+    const int32_t ids[] = {m->vocab.bos, m->vocab.eos, m->vocab.eot, m->vocab.pad};
+    for (size_t i = 0; i < 4; i++) assert(ids[i] >= -1 && ids[i] < (int64_t)(m->vocab.n_tokens ? m->vocab.n_tokens : 1));
     for (size_t i = 0; i < m->n_tensors; i++) {
         const struct model_tensor *t = &m->tensors[i];
         sum += sum_span(t->name);
         assert(model_find_tensor(m, t->name) == t);
         assert(t->file < m->n_files && t->offset <= m->files[t->file].bytes);
+        assert(t->bytes == (wide)t->row_bytes * t->ne[1] * t->ne[2] * t->ne[3]);
         assert(t->bytes > 0 && t->bytes <= m->files[t->file].bytes - t->offset);
     }
+    for (size_t i = 0; i < m->n_tensors && m->n_tensors <= 64; i++)
+        for (size_t j = 0; j < i; j++) {
+            const struct model_tensor *a = &m->tensors[i], *b = &m->tensors[j];
+            assert(a->file != b->file || a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset);
+        }
     return sum;
 }
 
