@@ -58,8 +58,26 @@ void cli_progress_end(struct cli *c) {
     if (c->progress_width) cli_progress(c, "%s", "");
 }
 
+/* Past stdio, which drops bytes when a signal interrupts its write. */
 bool cli_write(struct span s) {
-    return (s.len == 0 || fwrite(s.ptr, 1, s.len, stdout) == s.len) && fflush(stdout) == 0;
+    if (fflush(stdout) != 0) return false;
+    while (s.len) {
+        const ssize_t n = write(STDOUT_FILENO, s.ptr, s.len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return fwrite(s.ptr, 1, s.len, stdout) == s.len && fflush(stdout) == 0; /* fails too: ferror() tells later */
+        s = (struct span){s.ptr + n, s.len - (size_t)n};
+    }
+    return true;
+}
+
+void cli_write_error(struct span s) {
+    fflush(stderr);
+    while (s.len) {
+        const ssize_t n = write(STDERR_FILENO, s.ptr, s.len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return;
+        s = (struct span){s.ptr + n, s.len - (size_t)n};
+    }
 }
 
 void cli_add_json_string(struct span s, struct text *out) {

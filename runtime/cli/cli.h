@@ -38,6 +38,8 @@ void cli_progress_end(struct cli *c);
 
 /* Answer bytes to stdout, flushed at once. False: nobody reads (closed pipe, full disk); end quietly with EXIT_FAILED. */
 bool cli_write(struct span s) MUST_USE;
+/* The same to stderr, where nothing can be done about a failure. */
+void cli_write_error(struct span s);
 static inline bool cli_write_text(const struct text *t) { return !t->failed && cli_write((struct span){t->ptr, t->len}); }
 
 /* A JSON string of any bytes: what is no UTF-8 becomes U+FFFD. */

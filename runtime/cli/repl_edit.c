@@ -6,8 +6,8 @@
  * UTF-8 whatever the locale, so that a signal or a new size is seen while waiting. The history is walked here too: libedit
  * keeps only 1024 characters of an unsent line while it shows an older one.
  *
- * Terminal modes: `normal` as found; libedit's raw mode while a line is edited, with signals off; `busy` while the model works.
- */
+ * Terminal modes: `normal` as found; libedit's raw mode while a line is edited, with signals off; busy at all other
+ * times. */
 #include <errno.h>
 #include <fcntl.h>
 #include <histedit.h>
@@ -379,6 +379,19 @@ static unsigned char on_edit(EditLine *el, int key) {
     return CC_REDISPLAY;
 }
 
+/* ---- modes --------------------------------------------------------------------------------------------------------- */
+
+/* Whenever no line is edited: what is typed waits unseen, byte by byte as it came, and Ctrl-C is a signal. */
+static void set_busy(const struct editor *e) {
+    struct termios mode = e->normal;
+    mode.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    mode.c_lflag |= ISIG | NOFLSH; /* a flush on Ctrl-C could cut an escape code in half */
+    mode.c_iflag &= ~(tcflag_t)ICRNL;
+    mode.c_cc[VMIN] = 1;
+    mode.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &mode);
+}
+
 /* ---- opening
  * ---------------------------------------------------------------------------------------------------------------------------
  */
@@ -443,6 +456,7 @@ bool editor_open(const struct lines_options *o, struct editor **out) {
     bind_keys(e->el);
     if (!open_search(e)) goto fail;
     cli_guard_terminal(&e->normal);
+    set_busy(e);
     fputs(PASTE_ON, e->out);
     fflush(e->out);
     *out = e;
@@ -472,25 +486,15 @@ void editor_close(struct editor **editor) {
     free(e);
 }
 
-void editor_set_busy(struct editor *e, bool busy) {
-    struct termios mode = e->normal;
-    if (busy) {
-        mode.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-        mode.c_lflag |= ISIG | NOFLSH; /* a flush on Ctrl-C could cut an escape code in half */
-        mode.c_iflag &= ~(tcflag_t)ICRNL;
-        mode.c_cc[VMIN] = 1;
-        mode.c_cc[VTIME] = 0;
-    }
-    tcsetattr(STDIN_FILENO, TCSADRAIN, &mode);
-}
-
 enum line_status editor_read(struct editor *e, const char *prompt, struct text *line, bool *pasted, bool *dropped) {
     snprintf(e->prompt, sizeof e->prompt, e->color ? "\1\033[1m\1%s\1\033[0m\1" : "%s", prompt);
     e->interrupted = e->dropped = e->pasted = false;
     e->shown = e->history->len;
     text_clear(&e->unsent);
     int count = 0;
+    el_set(e->el, EL_PREP_TERM, 1); /* before the prompt appears: a key typed at the sight of it is a key */
     const char *got = el_gets(e->el, &count);
+    set_busy(e);
     *pasted = e->pasted;
     *dropped = e->dropped;
     if (e->interrupted || cli_cancelled()) return LINE_INTERRUPTED;

@@ -77,10 +77,6 @@ enum line_status lines_read(struct lines *l, const char *prompt, struct text *li
     return status;
 }
 
-void lines_set_busy(struct lines *l, bool busy) {
-    if (l->editor) editor_set_busy(l->editor, busy);
-}
-
 void lines_remember(struct lines *l, const char *entry) {
     if (l->editor) editor_remember(l->editor, entry);
 }

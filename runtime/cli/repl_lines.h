@@ -1,5 +1,6 @@
 /* Lines from whoever is at stdin: edited on a terminal (repl_edit.c), plain otherwise. Main thread only; one at a time, since
- * it owns the terminal's modes while it is open. */
+ * it owns the terminal's modes while it is open: between two reads of an edited line, what is typed is neither shown nor lost,
+ * and Ctrl-C is a signal. */
 #ifndef COLDSTREAM_REPL_LINES_H
 #define COLDSTREAM_REPL_LINES_H
 
@@ -32,8 +33,6 @@ void lines_close(struct lines **lines); /* gives the terminal back as it was */
  * *dropped (of LINE_INTERRUPTED): there was text in the line. */
 enum line_status lines_read(struct lines *l, const char *prompt, struct text *line, bool *pasted, bool *dropped);
 
-/* While the model works: what is typed is neither shown nor lost, and Ctrl-C is a signal. */
-void lines_set_busy(struct lines *l, bool busy);
 /* After history_add(). */
 void lines_remember(struct lines *l, const char *entry);
 
@@ -43,7 +42,6 @@ struct editor;
 bool editor_open(const struct lines_options *options, struct editor **out); /* false: this terminal cannot be edited on */
 void editor_close(struct editor **editor);
 enum line_status editor_read(struct editor *e, const char *prompt, struct text *line, bool *pasted, bool *dropped);
-void editor_set_busy(struct editor *e, bool busy);
 void editor_remember(struct editor *e, const char *entry);
 
 #endif

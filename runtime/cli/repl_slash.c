@@ -19,28 +19,32 @@ static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
 /* ---- messages about the chat ------------------------------------------------------------------------------------------------
  */
 
-void repl_say(struct repl *r, const char *format, ...) {
+/* One line in a colour, which only matters on a terminal. */
+static void say_line(struct repl *r, const char *color, const char *mark, const char *text) {
     struct text line = {0};
-    char fixed[1024];
-    va_list args;
+    const bool colored = r->cli->color_stderr;
     cli_progress_end(r->cli);
-    va_start(args, format);
-    vsnprintf(fixed, sizeof fixed, format, args);
-    va_end(args);
-    view_clean(span_of(fixed), &line);
-    const bool dim = r->cli->color_stderr;
-    if (!line.failed) fprintf(stderr, "%s%s%s\n", dim ? "\033[2m" : "", line.ptr ? line.ptr : "", dim ? "\033[0m" : "");
+    if (colored)
+        text_addf(&line, "%s%s%s", color, mark, *mark ? "\033[0m" : "");
+    else
+        text_addf(&line, "%s", mark);
+    view_clean(span_of(text), &line);
+    text_addf(&line, colored && !*mark ? "\033[0m\n" : "\n");
+    if (!line.failed) cli_write_error((struct span){line.ptr, line.len});
     text_free(&line);
 }
 
+void repl_say(struct repl *r, const char *format, ...) {
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    say_line(r, "\033[2m", "", line);
+}
+
 void repl_complain(struct repl *r, int status, const char *text) {
-    struct text line = {0};
-    cli_progress_end(r->cli);
-    view_clean(span_of(text), &line);
-    const bool color = r->cli->color_stderr;
-    if (!line.failed)
-        fprintf(stderr, "%serror:%s %s\n", color ? "\033[31m" : "", color ? "\033[0m" : "", line.ptr ? line.ptr : "");
-    text_free(&line);
+    say_line(r, "\033[31m", "error: ", text);
     if (r->interactive) return;
     r->leave = true;
     r->status = status;
@@ -48,10 +52,10 @@ void repl_complain(struct repl *r, int status, const char *text) {
 
 /* Several lines, as they are. */
 static void show(struct repl *r, struct text *lines) {
-    cli_progress_end(r->cli);
     struct text clean = {0};
+    cli_progress_end(r->cli);
     view_clean((struct span){lines->ptr, lines->len}, &clean);
-    if (clean.ptr) fputs(clean.ptr, stderr);
+    if (!clean.failed) cli_write_error((struct span){clean.ptr, clean.len});
     text_free(&clean);
     text_free(lines);
 }

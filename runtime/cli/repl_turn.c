@@ -257,10 +257,8 @@ enum err repl_answer(struct repl *r, struct reason *why) {
     struct token_list prompt = {0};
     r->last = (struct turn){0};
     enum err code = repl_prompt(r, &prompt, why);
-    lines_set_busy(r->lines, true);
     if (!code) code = run(&a, &prompt, why);
     if (!code) code = keep(&a, why);
-    lines_set_busy(r->lines, false);
     if (!code) {
         count(r);
         report(r);

@@ -1,11 +1,6 @@
 /* Printing an answer as it comes. */
 #include "cli/repl_view.h"
 
-#include <stdio.h>
-#include <string.h>
-
-static const char dim[] = "\033[2m", reset[] = "\033[0m";
-
 void view_clean(struct span s, struct text *out) {
     for (size_t i = 0; i < s.len; i++) {
         const unsigned char c = (unsigned char)s.ptr[i], next = i + 1 < s.len ? (unsigned char)s.ptr[i + 1] : 0;
@@ -20,59 +15,57 @@ void view_clean(struct span s, struct text *out) {
     }
 }
 
-static void put(struct view *v, FILE *to, bool terminal, struct span s) {
-    if (!s.len) return;
+enum target { ANSWER, BESIDE };
+
+/* Thinking goes beside the answer: to the same terminal, or away from a stdout that others read. */
+static bool to_stdout(const struct view *v, enum target target) { return target == ANSWER || v->cli->stdout_is_terminal; }
+
+static void put(struct view *v, enum target target, struct span s) {
+    if (!to_stdout(v, target))
+        cli_write_error(s);
+    else if (s.len)
+        v->broken |= !cli_write(s);
+}
+
+static void put_model_text(struct view *v, enum target target, struct span s) {
     struct text clean = {0};
-    if (terminal) {
+    if (to_stdout(v, target) ? v->cli->stdout_is_terminal : v->cli->stderr_is_terminal) {
         view_clean(s, &clean);
         s = (struct span){clean.ptr, clean.failed ? 0 : clean.len};
     }
-    if (to == stdout)
-        v->broken |= !cli_write(s);
-    else if (s.len)
-        fwrite(s.ptr, 1, s.len, to), fflush(to);
+    put(v, target, s);
     text_free(&clean);
 }
 
-static bool on_stdout(const struct view *v) { return v->cli->stdout_is_terminal; } /* of thinking */
-
-static void put_beside(struct view *v, const char *s) {
-    FILE *to = on_stdout(v) ? stdout : stderr;
-    fputs(s, to);
-    fflush(to);
-}
+static bool is_colored(const struct view *v) { return to_stdout(v, BESIDE) ? v->cli->color_stdout : v->cli->color_stderr; }
 
 void view_begin(struct view *v) { *v = (struct view){.cli = v->cli}; }
 
 void view_think(struct view *v) {
     if (v->thinking) return;
     v->thinking = true;
-    if (on_stdout(v) ? v->cli->color_stdout : v->cli->color_stderr) put_beside(v, dim);
-    put_beside(v, "[Start thinking]\n");
-    v->thought = true;
+    if (is_colored(v)) put(v, BESIDE, SPAN("\033[2m"));
+    put(v, BESIDE, SPAN("[Start thinking]\n"));
     v->last = '\n';
 }
 
 void view_answer(struct view *v) {
     if (!v->thinking) return;
     v->thinking = false;
-    put_beside(v, v->last == '\n' ? "[End thinking]" : "\n[End thinking]");
-    if (on_stdout(v) ? v->cli->color_stdout : v->cli->color_stderr) put_beside(v, reset);
-    put_beside(v, on_stdout(v) ? "\n\n" : "\n");
+    put(v, BESIDE, v->last == '\n' ? SPAN("[End thinking]") : SPAN("\n[End thinking]"));
+    if (is_colored(v)) put(v, BESIDE, SPAN("\033[0m"));
+    put(v, BESIDE, to_stdout(v, BESIDE) ? SPAN("\n\n") : SPAN("\n"));
     v->last = 0;
 }
 
 void view_text(struct view *v, struct span s) {
     if (!s.len) return;
     v->last = s.ptr[s.len - 1];
-    if (v->thinking && !on_stdout(v))
-        put(v, stderr, v->cli->stderr_is_terminal, s);
-    else
-        put(v, stdout, v->cli->stdout_is_terminal, s);
+    put_model_text(v, v->thinking ? BESIDE : ANSWER, s);
     v->started |= !v->thinking;
 }
 
 void view_end(struct view *v) {
     view_answer(v);
-    if (v->started && v->last != '\n') put(v, stdout, false, SPAN("\n"));
+    if (v->started && v->last != '\n') put(v, ANSWER, SPAN("\n"));
 }

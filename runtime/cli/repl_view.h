@@ -6,10 +6,10 @@
 
 struct view {
     struct cli *cli;
-    bool thinking, thought; /* thought: something of it was shown */
-    bool started;           /* of the answer */
-    char last;              /* byte of the answer printed last */
-    bool broken;            /* stdout takes no more bytes */
+    bool thinking;
+    bool started; /* of the answer */
+    char last;    /* byte of the answer printed last */
+    bool broken;  /* stdout takes no more bytes */
 };
 
 void view_begin(struct view *v);               /* of an answer */
