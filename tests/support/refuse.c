@@ -178,9 +178,18 @@ struct text repeated(const char *piece, size_t times) {
 
 /* ---- fixtures --------------------------------------------------------------------------------------------------- */
 
+static int first_free_descriptor(void) {
+    const int fd = dup(STDERR_FILENO);
+    close(fd);
+    return fd;
+}
+
+static int free_at_start;
+
 int refuse_setup(void **state) {
     (void)state;
     raw_tiny(&raw);
+    free_at_start = first_free_descriptor();
     return 0;
 }
 
@@ -188,7 +197,7 @@ int refuse_teardown(void **state) {
     (void)state;
     raw_free(&raw);
     unlink(refuse_path);
-    return 0;
+    return first_free_descriptor() == free_at_start ? 0 : -1;
 }
 
 int refuse_make_folder(void **state) {

@@ -18,7 +18,8 @@ extern struct raw_gguf raw;   /* a fresh raw_tiny() at the start of each test */
 extern char refuse_folder[];  /* a directory of this run's own */
 extern char refuse_path[128]; /* refuse_folder/bad.gguf */
 
-/* cmocka fixtures. The last fails when something was left in the folder: the reader must write nothing. */
+/* cmocka fixtures. Tearing down fails when a descriptor was left open; dropping the folder, when something was left in it: the
+ * reader must write nothing. */
 int refuse_setup(void **state);
 int refuse_teardown(void **state);
 int refuse_make_folder(void **state);
