@@ -396,28 +396,34 @@ static void set_busy(const struct editor *e) {
  * ---------------------------------------------------------------------------------------------------------------------------
  */
 
+/* Wide names: libedit keeps copies of narrow ones, and never frees them. */
 static void bind_keys(EditLine *el) {
     static const struct {
-        const char *name;
+        const wchar_t *name;
         unsigned char (*function)(EditLine *, int);
-        const char *keys[8];
+        const wchar_t *keys[3]; /* ends with NULL */
     } own[] = {
-        {"cs-paste", on_paste, {"\033[200~"}},  {"cs-newline", on_newline, {"\033\r", "\033\n"}},
-        {"cs-interrupt", on_interrupt, {"^C"}}, {"cs-suspend", on_suspend, {"^Z"}},
-        {"cs-edit", on_edit, {"^G"}},           {"cs-tab", on_tab, {"^I"}},
-        {"cs-older", on_older, {"^P"}},         {"cs-newer", on_newer, {"^N"}},
-        {"cs-up", on_up, {"\033[A", "\033OA"}}, {"cs-down", on_down, {"\033[B", "\033OB"}},
+        {L"cs-paste", on_paste, {L"\033[200~"}},
+        {L"cs-newline", on_newline, {L"\033\r", L"\033\n"}},
+        {L"cs-interrupt", on_interrupt, {L"^C"}},
+        {L"cs-suspend", on_suspend, {L"^Z"}},
+        {L"cs-edit", on_edit, {L"^G"}},
+        {L"cs-tab", on_tab, {L"^I"}},
+        {L"cs-older", on_older, {L"^P"}},
+        {L"cs-newer", on_newer, {L"^N"}},
+        {L"cs-up", on_up, {L"\033[A", L"\033OA"}},
+        {L"cs-down", on_down, {L"\033[B", L"\033OB"}},
     };
-    static const char *const usual[][2] = {
-        {"\033[3~", "ed-delete-next-char"}, {"\033[1;5C", "em-next-word"}, {"\033[1;5D", "ed-prev-word"},
-        {"\033[H", "ed-move-to-beg"},       {"\033[F", "ed-move-to-end"},  {"\033[1~", "ed-move-to-beg"},
-        {"\033[4~", "ed-move-to-end"},      {"^R", "em-inc-search-prev"},
+    static const wchar_t *const usual[][2] = {
+        {L"\033[3~", L"ed-delete-next-char"}, {L"\033[1;5C", L"em-next-word"}, {L"\033[1;5D", L"ed-prev-word"},
+        {L"\033[H", L"ed-move-to-beg"},       {L"\033[F", L"ed-move-to-end"},  {L"\033[1~", L"ed-move-to-beg"},
+        {L"\033[4~", L"ed-move-to-end"},      {L"^R", L"em-inc-search-prev"},
     };
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
-        el_set(el, EL_ADDFN, own[i].name, own[i].name, own[i].function);
-        for (const char *const *key = own[i].keys; *key; key++) el_set(el, EL_BIND, *key, own[i].name, NULL);
+        el_wset(el, EL_ADDFN, own[i].name, own[i].name, own[i].function);
+        for (const wchar_t *const *key = own[i].keys; *key; key++) el_wset(el, EL_BIND, *key, own[i].name, NULL);
     }
-    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) el_set(el, EL_BIND, usual[i][0], usual[i][1], NULL);
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) el_wset(el, EL_BIND, usual[i][0], usual[i][1], NULL);
 }
 
 void editor_remember(struct editor *e, const char *entry) {
