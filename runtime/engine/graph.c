@@ -45,17 +45,33 @@ static void rope_tables(struct step *s) {
         }
 }
 
-/* Logits of tokens [from, from + n) of the batch into y [n][V]. */
-static void head(struct step *s, uint32_t from, uint32_t n, float *y) {
+/* Vector `to` becomes what rounding to int8 took from vector `from`. */
+static void quantize_remainder(struct graph *g, size_t from, size_t to) {
+    struct acts *a = &g->head_in;
+    const float *x = a->f32 + from * a->k, *d = a->d + from * (a->k / 32);
+    const int8_t *q = a->q + from * a->k;
+    float *rest = (float *)a->f32 + to * a->k;
+    g->ops->quantize(a, from, from + 1);
+    for (size_t c = 0; c < a->k; c++) rest[c] = x[c] - d[c / 32] * (float)q[c];
+    g->ops->quantize(a, to, to + 1);
+}
+
+/* Logits of tokens [from, from + n) of the batch into g->head_logits [n][V]. Nothing averages out what rounding the head's
+ * input to int8 does to a logit, so the remainder of the rounding goes through the head as a second vector (2 to 4 % less KL
+ * from exact with Q4_K and Q5_K, bench/exactness.py). The weights are read once for both: decode does not slow down. */
+static void head(struct step *s, uint32_t from, uint32_t n) {
     struct graph *g = s->g;
     const size_t e = g->in.k;
+    const bool pairs = g->net->int8_head;
     for (uint32_t i = s->me->index; i < n; i += s->me->count) {
         g->ops->rmsnorm(g->x + (from + i) * e, g->net->output_norm, e, g->net->shape->rms_eps, (float *)g->head_in.f32 + i * e);
-        if (g->net->int8_head) g->ops->quantize(&g->head_in, i, i + 1);
+        if (pairs) quantize_remainder(g, i, n + i);
     }
     step_end(s);
     const struct matrix *m = &g->net->head;
-    step_jobs(s, &(struct job){m, m->data, &g->head_in, NULL, n, y, m->rows}, 1, HEAD_ROWS);
+    step_jobs(s, &(struct job){m, m->data, &g->head_in, NULL, pairs ? 2 * n : n, g->head_logits, m->rows}, 1, HEAD_ROWS);
+    for (uint32_t i = s->me->index; pairs && i < n; i += s->me->count)
+        g->ops->axpy(1, g->head_logits + (n + i) * m->rows, m->rows, g->head_logits + i * m->rows);
 }
 
 static void forward(const struct worker *me, void *ctx) {
@@ -64,15 +80,15 @@ static void forward(const struct worker *me, void *ctx) {
     embed(&s);
     rope_tables(&s);
     for (uint32_t l = 0; l < g->net->shape->n_layers; l++) layer_cpu(&s, l);
-    if (!g->batch->logits) return;
+    if (!g->batch->want_logits) return;
     step_end(&s); /* the last token may be another worker's */
-    head(&s, g->batch->n - 1, 1, g->batch->logits);
+    head(&s, g->batch->n - 1, 1);
 }
 
 static void some_heads(const struct worker *me, void *ctx) {
     struct graph *g = ctx;
     struct step s = {g, me, 0};
-    head(&s, g->head_from, g->head_count, g->head_logits);
+    head(&s, g->head_from, g->head_count);
 }
 
 static void run(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *)) {
@@ -115,7 +131,7 @@ static enum err take_scratch(struct graph *g, struct reason *why) {
     const struct model_shape *s = g->net->shape;
     const uint64_t n = g->ubatch, e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
     const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, head_n = HEAD_TOKENS, fl = sizeof(float);
-    float *in, *attended, *head_in;
+    float *in, *attended, *head_in; /* the head's input holds each vector and its remainder */
     void *in8, *attended8, *mid8, *head8;
     g->thread_scratch_bytes = thread_scratch(s);
     const struct slot slots[] = {
@@ -127,8 +143,8 @@ static enum err take_scratch(struct graph *g, struct reason *why) {
         {&g->pair, pairs * 4}, {&g->pair_token, pairs * 4}, {&g->iota, pairs * 4},
         {&g->expert_start, (x + 1) * 4}, {&g->jobs, 2 * x * sizeof(struct job)},
         {&g->down_jobs, x * sizeof(struct job)}, {&g->gate, pairs * f * fl}, {&g->up, pairs * f * fl},
-        {&mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&head_in, head_n * e * fl},
-        {&head8, acts_bytes(head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};
+        {&mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&head_in, 2 * head_n * e * fl},
+        {&head8, acts_bytes(2 * head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};
     const size_t n_slots = sizeof slots / sizeof slots[0];
     uint64_t total = 0;
     for (size_t i = 0; i < n_slots; i++)
@@ -145,9 +161,20 @@ static enum err take_scratch(struct graph *g, struct reason *why) {
     acts_layout(&g->attended, attended8);
     g->mid = (struct acts){.n = pairs, .k = f, .f32 = g->gate}; /* swiglu's result replaces its gate */
     acts_layout(&g->mid, mid8);
-    g->head_in = (struct acts){.n = head_n, .k = e, .f32 = head_in};
+    g->head_in = (struct acts){.n = 2 * head_n, .k = e, .f32 = head_in};
     acts_layout(&g->head_in, head8);
     for (uint64_t i = 0; i < pairs; i++) g->iota[i] = (int32_t)i;
+    return ERR_NONE;
+}
+
+static enum err head_room(struct graph *g, uint32_t tokens, struct reason *why) {
+    void *room;
+    const uint64_t bytes = 2 * tokens * g->net->head.rows * sizeof(float);
+    if (bytes <= g->head_logits_bytes) return ERR_NONE;
+    TRY(pages_alloc(bytes, &room, why));
+    pages_free(g->head_logits, g->head_logits_bytes);
+    g->head_logits = room;
+    g->head_logits_bytes = bytes;
     return ERR_NONE;
 }
 
@@ -161,21 +188,15 @@ enum err graph_open(const struct network *net, const struct cpu_ops *ops, uint32
     g->ops = ops;
     g->ubatch = ubatch;
     g->max_threads = max_threads;
-    const enum err e = take_scratch(g, why);
+    enum err e = take_scratch(g, why);
+    if (!e) e = head_room(g, 1, why);
     if (e) graph_close(&g);
     *out = g;
     return e;
 }
 
 /* Perplexity alone needs many positions' logits: tens of MB that a chat never pays for. */
-enum err graph_want_all_logits(struct graph *g, struct reason *why) {
-    if (g->head_logits) return ERR_NONE;
-    void *room;
-    g->head_logits_bytes = HEAD_TOKENS * g->net->head.rows * sizeof(float);
-    TRY(pages_alloc(g->head_logits_bytes, &room, why));
-    g->head_logits = room;
-    return ERR_NONE;
-}
+enum err graph_want_all_logits(struct graph *g, struct reason *why) { return head_room(g, HEAD_TOKENS, why); }
 
 void graph_close(struct graph **graph) {
     struct graph *g = *graph;
@@ -187,4 +208,5 @@ void graph_close(struct graph **graph) {
 }
 
 uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }
+const float *graph_logits(const struct graph *g) { return g->head_logits; }
 uint32_t graph_ubatch(const struct graph *g) { return g->ubatch; }

@@ -18,9 +18,9 @@ struct batch {
     uint32_t n;            /* 1 .. the graph's ubatch */
     uint64_t first;        /* position of tokens[0]; KV rows before it are filled */
     const struct kv *kv;
-    float *logits;         /* [n_vocab]: of the last token; NULL: not wanted */
+    bool want_logits;      /* of the last token: graph_logits() */
     /* When set, called on the caller's thread for the tokens from position logits_from on, in order, with their logits
-     * [n_vocab]; leave `logits` NULL then. */
+     * [n_vocab]; want_logits is false then. */
     void (*on_logits)(void *ctx, uint64_t position, const float *logits);
     uint64_t logits_from; /* first position on_logits is called for */
     void *ctx;
@@ -34,6 +34,9 @@ uint32_t graph_ubatch(const struct graph *g);
 
 /* Before the first batch with on_logits: room for the logits of a few positions. */
 enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
+
+/* [n_vocab], valid until the next run. */
+const float *graph_logits(const struct graph *g);
 
 void graph_run(struct graph *g, struct pool *pool, const struct batch *batch);
 

@@ -86,11 +86,12 @@ static void compute(struct session *s, const int32_t *tokens, uint32_t n, bool w
     struct engine *e = s->engine;
     memcpy(s->tokens + s->length, tokens, n * sizeof *tokens);
     const struct batch b = {.tokens = s->tokens + s->length, .n = n, .first = s->length, .kv = &s->kv,
-                            .logits = want_logits ? s->logits : NULL, .on_logits = eval ? eval->on_logits : NULL,
+                            .want_logits = want_logits, .on_logits = eval ? eval->on_logits : NULL,
                             .logits_from = eval ? eval->logits_from : 0, .ctx = eval ? eval->ctx : NULL};
     graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b);
     s->length += n;
     s->logits_valid = want_logits;
+    if (want_logits) memcpy(s->logits, graph_logits(e->graph), e->model->shape.n_vocab * sizeof *s->logits);
 }
 
 enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) {

@@ -4,7 +4,7 @@
 
 #include "engine/graph.h"
 
-enum { STEP_COUNTERS = 4, HEAD_TOKENS = 32 /* positions whose logits are held at once */ };
+enum { STEP_COUNTERS = 4, HEAD_TOKENS = 16 /* positions whose logits are held at once */ };
 
 /* One matrix applied to some vectors: rows are shared out among workers. */
 struct job {
@@ -45,10 +45,10 @@ struct graph {
     float *gate, *up;           /* [n*K][F] */
     struct acts mid;            /* [n*K][F] */
     float *down;                /* [n*K][E] */
-    float *head_logits;         /* [HEAD_TOKENS][V] when on_logits is set; allocated at the first use */
+    float *head_logits;         /* [2][V], or [2*HEAD_TOKENS][V] once all logits were wanted: values, then remainders */
     uint64_t head_logits_bytes;
     uint32_t head_from, head_count; /* positions of the batch whose logits come next */
-    struct acts head_in;        /* [HEAD_TOKENS][E] */
+    struct acts head_in;        /* [2*HEAD_TOKENS][E] */
     uint8_t *thread_scratch;    /* [max_threads][thread_scratch_bytes] */
     uint64_t thread_scratch_bytes;
 };
