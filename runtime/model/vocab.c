@@ -37,8 +37,8 @@ static enum err read_types(const struct container *c, size_t n_tokens, struct vo
     const struct model_meta *types, *scores;
     TRY(meta_array(c, KEY("token_type"), META_I32, &types, why));
     TRY(check_length(c, KEY("token_type"), types, n_tokens, why));
-    TRY(meta_array(c, KEY("scores"), META_F32, &scores,
-                   why)); /* unused by byte-level BPE, but a wrong length is a broken file */
+    /* scores are unused by byte-level BPE, but a wrong length is a broken file */
+    TRY(meta_array(c, KEY("scores"), META_F32, &scores, why));
     TRY(check_length(c, KEY("scores"), scores, n_tokens, why));
     own->types = calloc_checked(n_tokens, sizeof *own->types);
     if (!own->types)
