@@ -5,7 +5,7 @@
 
 #include "cpu/matmul.h"
 
-enum { LANES = 8, PAIR = 2 * LANES, TILE = 5, SUMS = 4 };
+enum { LANES = 8, PAIR = 2 * LANES, TILE = 5, SUMS = 2, COLUMNS = 64 /* of a panel */ };
 
 /* ---- loads: 8 weights as binary32 ------------------------------------------------------------------------------------------- */
 
@@ -41,6 +41,8 @@ static inline float sum_f32(__m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+_Static_assert(FEW == 4, "the cases of MATMUL");
+
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec(__m256 (*load)(const uint8_t *), size_t bytes, const struct matmul *m, int n) {
     const float *x[FEW];
@@ -52,7 +54,7 @@ static ALWAYS_INLINE void matvec(__m256 (*load)(const uint8_t *), size_t bytes, 
             for (int j = 0; j < SUMS; j++) sum[v][j] = _mm256_setzero_ps();
         size_t c = 0;
         for (; c + LANES * SUMS <= m->k; c += LANES * SUMS) {
-            for (size_t i = 0; i < LANES * SUMS * bytes; i += 64) _mm_prefetch((const char *)row + c * bytes + PREFETCH_BYTES + i, _MM_HINT_T0);
+            prefetch_ahead(row + c * bytes, LANES * SUMS * bytes);
             for (int j = 0; j < SUMS; j++) {
                 const __m256 w = load(row + (c + LANES * j) * bytes);
                 for (int v = 0; v < n; v++) sum[v][j] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[v] + c + LANES * j), sum[v][j]);
@@ -64,7 +66,7 @@ static ALWAYS_INLINE void matvec(__m256 (*load)(const uint8_t *), size_t bytes, 
             for (int v = 0; v < n; v++) sum[v][0] = _mm256_fmadd_ps(w, load_rest(load_f32, x[v] + c, left * sizeof(float)), sum[v][0]);
         }
         for (int v = 0; v < n; v++)
-            m->y[v * m->ldy + r] = sum_f32(_mm256_add_ps(_mm256_add_ps(sum[v][0], sum[v][1]), _mm256_add_ps(sum[v][2], sum[v][3])));
+            m->y[v * m->ldy + r] = sum_f32(_mm256_add_ps(sum[v][0], sum[v][1]));
     }
 }
 
@@ -91,7 +93,7 @@ static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m256i ou
 static ALWAYS_INLINE void put(panel_columns *p, int column, int row, __m256i values) { _mm256_store_si256((__m256i *)(p[column] + row), values); }
 
 static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 4) {
+    for (int c = 0; c < COLUMNS; c += 4) {
         __m256i z[4];
         transpose(at + 4 * c, stride, z);
         for (int j = 0; j < 4; j++) put(p, c + j, row, z[j]);
@@ -106,7 +108,7 @@ static ALWAYS_INLINE __m256i widen(__m256i x) {
 }
 
 static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 8) {
+    for (int c = 0; c < COLUMNS; c += 8) {
         __m256i z[4]; /* two columns a lane */
         transpose(at + 2 * c, stride, z);
         for (int j = 0; j < 4; j++) {
@@ -117,7 +119,7 @@ static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row
 }
 
 static void open_bf16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 8) {
+    for (int c = 0; c < COLUMNS; c += 8) {
         __m256i z[4];
         transpose(at + 2 * c, stride, z);
         for (int j = 0; j < 4; j++) {
@@ -135,11 +137,11 @@ struct format {
 static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns, panel_columns *p) {
     const uint8_t *at = m->w + row * m->row_bytes + column * f->bytes;
     for (size_t h = 0; h < PANEL_ROWS; h += LANES, at += LANES * m->row_bytes) {
-        if (rows >= h + LANES && columns == PIECE) {
+        if (rows >= h + LANES && columns == COLUMNS) {
             f->open(at, m->row_bytes, p, (int)h);
             continue;
         }
-        uint8_t padded[LANES][PIECE * sizeof(float)] = {{0}}; /* rows and columns that are not there */
+        uint8_t padded[LANES][COLUMNS * sizeof(float)] = {{0}}; /* rows and columns that are not there */
         for (size_t r = 0; r < LANES && h + r < rows; r++) memcpy(padded[r], at + r * m->row_bytes, columns * f->bytes);
         f->open(padded[0], sizeof padded[0], p, (int)h);
     }
@@ -185,8 +187,8 @@ static void gemm(const struct format f, const struct matmul *m) {
             const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS;
             const size_t n = m->n - first < PASS ? m->n - first : PASS;
             memset(room->acc, 0, n * sizeof *room->acc);
-            for (size_t c = 0; c < m->k; c += PIECE) {
-                const size_t columns = m->k - c < PIECE ? m->k - c : PIECE;
+            for (size_t c = 0; c < m->k; c += COLUMNS) {
+                const size_t columns = m->k - c < COLUMNS ? m->k - c : COLUMNS;
                 open_panel(&f, m, row, rows, c, columns, room->f32);
                 for (size_t i = 0; i < n; i += TILE) tile_n(m, first + i, c, columns, room->f32, room->acc + i, n - i);
             }
@@ -196,9 +198,14 @@ static void gemm(const struct format f, const struct matmul *m) {
 
 #define MATMUL(name, bytes)                                                                \
     static void matmul_##name(const struct matmul *m) {                                    \
-        if (m->n > FEW) gemm((struct format){open_##name, bytes}, m);                      \
-        else if (m->n == 1) matvec(load_##name, bytes, m, 1);                              \
-        else if (m->n == 2) matvec(load_##name, bytes, m, 2);                              \
+        switch (m->n) {                                                                    \
+            case 0: break;                                                                 \
+            case 1: matvec(load_##name, bytes, m, 1); break;                               \
+            case 2: matvec(load_##name, bytes, m, 2); break;                               \
+            case 3: matvec(load_##name, bytes, m, 3); break;                               \
+            case 4: matvec(load_##name, bytes, m, 4); break;                               \
+            default: gemm((struct format){open_##name, bytes}, m); break;                  \
+        }                                                                                  \
     }
 
 MATMUL(f32, 4)

@@ -1,7 +1,7 @@
 /* AVX-512: decoding and products of float matrices (F32, F16, BF16) with binary32 vectors.
  *
- * Few vectors: rows are read once, four sums of 16 lanes each. Many vectors: 256 columns of 32 rows are widened to binary32 and
- * turned so that a lane is a row, then multiplied with tiles of up to six vectors; each piece of 256 columns is summed on its
+ * Few vectors: rows are read once. Many vectors: 64 columns of 32 rows are widened to binary32 and
+ * turned so that a lane is a row, then multiplied with tiles of up to six vectors; each piece of 64 columns is summed on its
  * own before it joins the total. A (row, vector) is summed in the same order whatever slice or batch it is in, which a BLAS
  * does not promise: its kernels change with the shape. */
 #include <immintrin.h>
@@ -9,7 +9,7 @@
 
 #include "cpu/matmul.h"
 
-enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 4 };
+enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 4, COLUMNS = 64 /* of a panel */ };
 
 /* ---- loads: 16 weights as binary32; lanes outside `valid` read nothing and are 0 ------------------------------------------ */
 
@@ -31,6 +31,8 @@ static void dequant_bf16(const void *row, float *out, size_t k) { decode(load_bf
 
 /* ---- few vectors ------------------------------------------------------------------------------------------------------------ */
 
+_Static_assert(FEW == 4, "the cases of MATMUL");
+
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, int n) {
     const float *x[FEW];
@@ -42,7 +44,7 @@ static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), siz
             for (int j = 0; j < SUMS; j++) sum[v][j] = _mm512_setzero_ps();
         size_t c = 0;
         for (; c + 16 * SUMS <= m->k; c += 16 * SUMS) {
-            for (size_t i = 0; i < 16 * SUMS * bytes; i += 64) _mm_prefetch((const char *)row + c * bytes + PREFETCH_BYTES + i, _MM_HINT_T0);
+            prefetch_ahead(row + c * bytes, 16 * SUMS * bytes);
             for (int j = 0; j < SUMS; j++) {
                 const __m512 w = load(row + (c + 16 * j) * bytes, 0xffff);
                 for (int v = 0; v < n; v++) sum[v][j] = _mm512_fmadd_ps(w, _mm512_loadu_ps(x[v] + c + 16 * j), sum[v][j]);
@@ -83,7 +85,7 @@ static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i ou
 }
 
 static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 16) {
+    for (int c = 0; c < COLUMNS; c += 16) {
         __m512i z[16];
         transpose(at + 4 * c, stride, z);
         for (int j = 0; j < 16; j++) _mm512_store_si512(p[c + j] + row, z[j]);
@@ -91,7 +93,7 @@ static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row
 }
 
 static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 32) {
+    for (int c = 0; c < COLUMNS; c += 32) {
         __m512i z[16]; /* two columns a lane */
         transpose(at + 2 * c, stride, z);
         for (int j = 0; j < 16; j++) {
@@ -102,7 +104,7 @@ static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row
 }
 
 static void open_bf16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
-    for (int c = 0; c < PIECE; c += 32) {
+    for (int c = 0; c < COLUMNS; c += 32) {
         __m512i z[16];
         transpose(at + 2 * c, stride, z);
         for (int j = 0; j < 16; j++) {
@@ -120,11 +122,11 @@ struct format {
 static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns, panel_columns *p) {
     const uint8_t *at = m->w + row * m->row_bytes + column * f->bytes;
     for (size_t h = 0; h < PANEL_ROWS; h += HALF, at += HALF * m->row_bytes) {
-        if (rows >= h + HALF && columns == PIECE) {
+        if (rows >= h + HALF && columns == COLUMNS) {
             f->open(at, m->row_bytes, p, (int)h);
             continue;
         }
-        uint8_t padded[HALF][PIECE * sizeof(float)] = {{0}}; /* rows and columns that are not there */
+        uint8_t padded[HALF][COLUMNS * sizeof(float)] = {{0}}; /* rows and columns that are not there */
         for (size_t r = 0; r < HALF && h + r < rows; r++) memcpy(padded[r], at + r * m->row_bytes, columns * f->bytes);
         f->open(padded[0], sizeof padded[0], p, (int)h);
     }
@@ -168,8 +170,8 @@ static void gemm(const struct format f, const struct matmul *m) {
             const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS;
             const size_t n = m->n - first < PASS ? m->n - first : PASS;
             memset(room->acc, 0, n * sizeof *room->acc);
-            for (size_t c = 0; c < m->k; c += PIECE) {
-                const size_t columns = m->k - c < PIECE ? m->k - c : PIECE;
+            for (size_t c = 0; c < m->k; c += COLUMNS) {
+                const size_t columns = m->k - c < COLUMNS ? m->k - c : COLUMNS;
                 open_panel(&f, m, row, rows, c, columns, room->f32);
                 for (size_t i = 0; i < n; i += TILE) tile_n(m, first + i, c, columns, room->f32, room->acc + i, n - i);
             }
@@ -179,9 +181,14 @@ static void gemm(const struct format f, const struct matmul *m) {
 
 #define MATMUL(name, bytes)                                                                \
     static void matmul_##name(const struct matmul *m) {                                    \
-        if (m->n > FEW) gemm((struct format){open_##name, bytes}, m);                      \
-        else if (m->n == 1) matvec(load_##name, bytes, m, 1);                              \
-        else if (m->n == 2) matvec(load_##name, bytes, m, 2);                              \
+        switch (m->n) {                                                                    \
+            case 0: break;                                                                 \
+            case 1: matvec(load_##name, bytes, m, 1); break;                               \
+            case 2: matvec(load_##name, bytes, m, 2); break;                               \
+            case 3: matvec(load_##name, bytes, m, 3); break;                               \
+            case 4: matvec(load_##name, bytes, m, 4); break;                               \
+            default: gemm((struct format){open_##name, bytes}, m); break;                  \
+        }                                                                                  \
     }
 
 MATMUL(f32, 4)

@@ -9,7 +9,7 @@
 
 #include "cpu/matmul.h"
 
-enum { LANES = 8 /* rows in a register */, PAIR = 2 * LANES, TILE = 4, PADDED = PIECE / 32 * sizeof(struct block_q8_0) };
+enum { LANES = 8 /* rows in a register */, PAIR = 2 * LANES, TILE = 4 };
 
 /* ---- opening 256 columns of 8 rows -------------------------------------------------------------------------------------- */
 
@@ -147,14 +147,6 @@ static void open_q4_0(const uint8_t *at, size_t stride, struct panel *p, int row
 
 /* ---- a panel times up to four vectors ------------------------------------------------------------------------------------- */
 
-/* 256 columns (or the `groups` 32-groups that are left) from column `column` on. */
-struct step {
-    const struct panel *panel;
-    const struct matmul *m;
-    size_t column, groups;
-    int offset; /* of the type's levels */
-};
-
 /* `group`: columns that share a scale. `chain`: vpmaddubsw results that may be added in 16 bits; 0: weights are signed. */
 struct shape {
     int group, chain;
@@ -196,7 +188,8 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
         q[v] = x->q + at[v];
     }
     for (int row = 0; row < PANEL_ROWS; row += PAIR)
-        for (size_t g = 0; g < s->groups; g++)
+        for (size_t g = 0; g < s->groups; g++) {
+            if (row == 0) prefetch_some(s->ahead);
             for (int part = 0; part < per_group; part++) {
                 const size_t t = g * per_group + part;
                 __m256i dots[TILE][2];
@@ -216,9 +209,8 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
                         _mm256_store_ps(sum, y);
                     }
             }
+        }
 }
-
-typedef void (*tile_fn)(const struct step *, size_t, float (*)[PANEL_ROWS]);
 
 #define TILES(name, ...)                                                                                                                     \
     static void name##_1(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 1, (struct shape){__VA_ARGS__}); }      \
@@ -233,67 +225,12 @@ TILES(tiles_4bit, 32, 8, false, true)
 TILES(tiles_6bit_16, 16, 2, false, true)   /* 2 * 2 * 63 * 127 < 32768 */
 TILES(tiles_signed, 32, 0, false, false)   /* 2 * 128 * 127 < 32768 */
 
-/* ---- the product ------------------------------------------------------------------------------------------------------------ */
+/* ---- the table ---------------------------------------------------------------------------------------------------------- */
 
-struct format {
-    void (*open)(const uint8_t *at, size_t stride, struct panel *p, int row);
-    const tile_fn *tiles;
-    int offset;
-    size_t block_weights, block_bytes;
-};
-
-/* Rows or blocks that are not there count as zeros. */
-static void open_padded(const struct format *f, const uint8_t *at, size_t stride, size_t rows, size_t bytes, struct panel *p, int row) {
-    uint8_t padded[LANES][PADDED] = {{0}};
-    for (size_t r = 0; r < rows; r++) memcpy(padded[r], at + r * stride, bytes);
-    f->open(padded[0], PADDED, p, row);
-}
-
-static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t piece, struct panel *p) {
-    const size_t columns = m->k - piece * PIECE < PIECE ? m->k - piece * PIECE : PIECE;
-    const uint8_t *at = m->w + row * m->row_bytes + piece * (PIECE / f->block_weights * f->block_bytes);
-    for (size_t h = 0; h < PANEL_ROWS; h += LANES, at += LANES * m->row_bytes)
-        if (rows >= h + LANES && columns == PIECE) f->open(at, m->row_bytes, p, (int)h);
-        else open_padded(f, at, m->row_bytes, rows < h ? 0 : rows - h < LANES ? rows - h : LANES, columns / f->block_weights * f->block_bytes, p, (int)h);
-}
-
-/* Share `piece` of the bytes of rows [row, row + PANEL_ROWS), as far as the slice goes. */
-static void prefetch_share(const struct matmul *m, size_t row, size_t piece, size_t pieces) {
-    if (row >= m->row_end) return;
-    const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS, bytes = rows * m->row_bytes;
-    const uint8_t *at = m->w + row * m->row_bytes;
-    for (size_t i = bytes * piece / pieces & ~(size_t)63; i < bytes * (piece + 1) / pieces; i += 64) _mm_prefetch((const char *)at + i, _MM_HINT_T1);
-}
-
-static void multiply(const struct format *f, const struct matmul *m, size_t first, size_t n, size_t row, bool prefetch) {
-    struct blocked *room = m->scratch;
-    const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS, pieces = pieces_of(m->k);
-    const size_t tiles = (n + TILE - 1) / TILE;
-    memset(room->acc, 0, n * sizeof *room->acc);
-    for (size_t piece = 0; piece < pieces; piece++) {
-        if (prefetch) prefetch_share(m, row + PANEL_ROWS, piece, pieces);
-        open_panel(f, m, row, rows, piece, &room->panel);
-        const size_t column = piece * PIECE, left = (m->k - column) / 32;
-        const struct step s = {&room->panel, m, column, left < 8 ? left : 8, f->offset};
-        for (size_t t = 0, at = 0; t < tiles; t++) { /* tiles of nearly equal size */
-            const size_t count = (n - at + tiles - t - 1) / (tiles - t);
-            f->tiles[count - 1](&s, first + at, room->acc + at);
-            at += count;
-        }
-    }
-    for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
-}
-
-static void gemm(const struct format *f, const struct matmul *m) {
-    for (size_t piece = 0; piece < pieces_of(m->k); piece++) prefetch_share(m, m->row_begin, piece, pieces_of(m->k));
-    for (size_t row = m->row_begin; row < m->row_end; row += PANEL_ROWS)
-        for (size_t first = 0; first < m->n; first += PASS)
-            multiply(f, m, first, m->n - first < PASS ? m->n - first : PASS, row, first == 0);
-}
-
-#define GEMM(name, tiles, offset, weights)                                                             \
-    void gemm_##name##_avx2(const struct matmul *m) {                                                  \
-        gemm(&(struct format){open_##name, tiles, offset, weights, sizeof(struct block_##name)}, m);   \
+#define GEMM(name, tiles, offset, weights)                                                                       \
+    void gemm_##name##_avx2(const struct matmul *m) {                                                           \
+        static const struct blocked_format f = {open_##name, LANES, tiles, TILE, offset, weights, sizeof(struct block_##name)}; \
+        gemm_blocked(&f, m);                                                                                      \
     }
 
 GEMM(q4_0, tiles_4bit, 8, 32)

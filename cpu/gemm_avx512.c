@@ -10,7 +10,7 @@
 
 #include "cpu/matmul.h"
 
-enum { HALF = 16 /* rows in a register */, TILE = 6, PADDED = PIECE / 32 * sizeof(struct block_q8_0) };
+enum { HALF = 16 /* rows in a register */, TILE = 6 };
 
 /* ---- opening 256 columns of 16 rows ------------------------------------------------------------------------------------- */
 
@@ -157,14 +157,6 @@ static void open_q4_0(const uint8_t *at, size_t stride, struct panel *p, int row
 
 /* ---- a panel times up to six vectors -------------------------------------------------------------------------------------- */
 
-/* 256 columns (or the `groups` 32-groups that are left) from column `column` on. */
-struct step {
-    const struct panel *panel;
-    const struct matmul *m;
-    size_t column, groups;
-    int offset; /* of the type's levels */
-};
-
 /* What tile() needs of one vector, where one register can address all of it. */
 struct vector_scales {
     _Alignas(64) int32_t start[16]; /* -offset * sum of each 16 or, in even places, of each 32 activations */
@@ -195,7 +187,8 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
         load_scales(s, at, group, &scales[v]);
         for (int h = 0; h < 2; h++) sum[v][h] = _mm512_load_ps(acc[v] + HALF * h);
     }
-    for (size_t g = 0; g < s->groups; g++)
+    for (size_t g = 0; g < s->groups; g++) {
+        prefetch_some(s->ahead);
         for (int part = 0; part < 32 / group; part++) {
             const size_t t = g * (32 / group) + part;
             __m512i dots[TILE][2];
@@ -220,6 +213,7 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
                     if (has_min) sum[v][h] = _mm512_fnmadd_ps(_mm512_load_ps(p->min[g] + HALF * h), _mm512_set1_ps(scales[v].s32[g]), sum[v][h]);
                 }
         }
+    }
     for (int v = 0; v < n; v++)
         for (int h = 0; h < 2; h++) _mm512_store_ps(acc[v] + HALF * h, sum[v][h]);
 }
@@ -233,81 +227,16 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
     static void name##_6(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 6, group, has_min); } \
     static const tile_fn name[TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
 
-typedef void (*tile_fn)(const struct step *, size_t, float (*)[PANEL_ROWS]);
 TILES(tiles_32_min, 32, true)
 TILES(tiles_32, 32, false)
 TILES(tiles_16, 16, false)
 
-/* ---- the product ------------------------------------------------------------------------------------------------------------ */
+/* ---- the table ---------------------------------------------------------------------------------------------------------- */
 
-struct format {
-    void (*open)(const uint8_t *at, size_t stride, struct panel *p, int row);
-    const tile_fn *tiles;
-    int offset;
-    size_t block_weights, block_bytes;
-};
-
-/* Rows or blocks that are not there count as zeros. */
-static void open_padded(const struct format *f, const uint8_t *at, size_t stride, size_t rows, size_t bytes, struct panel *p, int row) {
-    uint8_t padded[HALF][PADDED] = {{0}};
-    for (size_t r = 0; r < rows; r++) memcpy(padded[r], at + r * stride, bytes);
-    f->open(padded[0], PADDED, p, row);
-}
-
-static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t piece, struct panel *p) {
-    const size_t columns = m->k - piece * PIECE < PIECE ? m->k - piece * PIECE : PIECE;
-    const uint8_t *at = m->w + row * m->row_bytes + piece * (PIECE / f->block_weights * f->block_bytes);
-    for (size_t h = 0; h < PANEL_ROWS; h += HALF, at += HALF * m->row_bytes)
-        if (rows >= h + HALF && columns == PIECE) f->open(at, m->row_bytes, p, (int)h);
-        else open_padded(f, at, m->row_bytes, rows < h ? 0 : rows - h < HALF ? rows - h : HALF, columns / f->block_weights * f->block_bytes, p, (int)h);
-}
-
-static void store(const struct matmul *m, size_t first, size_t n, size_t row, size_t rows, float (*acc)[PANEL_ROWS]) {
-    const uint32_t valid = rows >= 32 ? ~0u : (1u << rows) - 1;
-    for (size_t v = 0; v < n; v++) {
-        float *y = m->y + (first + v) * m->ldy + row;
-        _mm512_mask_storeu_ps(y, (__mmask16)valid, _mm512_load_ps(acc[v]));
-        _mm512_mask_storeu_ps(y + HALF, (__mmask16)(valid >> HALF), _mm512_load_ps(acc[v] + HALF));
-    }
-}
-
-/* Share `piece` of the bytes of rows [row, row + PANEL_ROWS), as far as the slice goes. */
-static void prefetch_share(const struct matmul *m, size_t row, size_t piece, size_t pieces) {
-    if (row >= m->row_end) return;
-    const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS, bytes = rows * m->row_bytes;
-    const uint8_t *at = m->w + row * m->row_bytes;
-    for (size_t i = bytes * piece / pieces & ~(size_t)63; i < bytes * (piece + 1) / pieces; i += 64) _mm_prefetch((const char *)at + i, _MM_HINT_T1);
-}
-
-static void multiply(const struct format *f, const struct matmul *m, size_t first, size_t n, size_t row, bool prefetch) {
-    struct blocked *room = m->scratch;
-    const size_t rows = m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS, pieces = pieces_of(m->k);
-    const size_t tiles = (n + TILE - 1) / TILE;
-    memset(room->acc, 0, n * sizeof *room->acc);
-    for (size_t piece = 0; piece < pieces; piece++) {
-        if (prefetch) prefetch_share(m, row + PANEL_ROWS, piece, pieces);
-        open_panel(f, m, row, rows, piece, &room->panel);
-        const size_t column = piece * PIECE, left = (m->k - column) / 32;
-        const struct step s = {&room->panel, m, column, left < 8 ? left : 8, f->offset};
-        for (size_t t = 0, at = 0; t < tiles; t++) { /* tiles of nearly equal size */
-            const size_t count = (n - at + tiles - t - 1) / (tiles - t);
-            f->tiles[count - 1](&s, first + at, room->acc + at);
-            at += count;
-        }
-    }
-    store(m, first, n, row, rows, room->acc);
-}
-
-static void gemm(const struct format *f, const struct matmul *m) {
-    for (size_t piece = 0; piece < pieces_of(m->k); piece++) prefetch_share(m, m->row_begin, piece, pieces_of(m->k));
-    for (size_t row = m->row_begin; row < m->row_end; row += PANEL_ROWS)
-        for (size_t first = 0; first < m->n; first += PASS)
-            multiply(f, m, first, m->n - first < PASS ? m->n - first : PASS, row, first == 0);
-}
-
-#define GEMM(name, tiles, offset, weights)                                                             \
-    void gemm_##name##_avx512(const struct matmul *m) {                                                \
-        gemm(&(struct format){open_##name, tiles, offset, weights, sizeof(struct block_##name)}, m);   \
+#define GEMM(name, tiles, offset, weights)                                                                       \
+    void gemm_##name##_avx512(const struct matmul *m) {                                                           \
+        static const struct blocked_format f = {open_##name, HALF, tiles, TILE, offset, weights, sizeof(struct block_##name)}; \
+        gemm_blocked(&f, m);                                                                                      \
     }
 
 GEMM(q4_0, tiles_32, 8, 32)

@@ -8,7 +8,19 @@
 
 /* Columns are walked in pieces of 256: a super-block, or eight 32-blocks (the last piece may hold fewer of those).
  * FEW: most vectors of one matrix-vector pass. PASS: most vectors of one walk of the blocked form through a panel of rows. */
-enum { PIECE = 256, FEW = 2, PASS = 128, PANEL_ROWS = 32, PREFETCH_BYTES = 2048 };
+enum { PIECE = 256, FEW = 4, PASS = 128, PANEL_ROWS = 32, PREFETCH_FAR = 3072, PREFETCH_NEAR = 1152 };
+
+/* Weights are read once, so every line comes from memory: into the second-level cache FAR bytes ahead, into the first level
+ * NEAR bytes ahead. A distance of 4 KiB or more into the first level alone is slower: its few fill buffers wait for memory.
+ * Lines behind the last row may be fetched; nothing is read. */
+static ALWAYS_INLINE void prefetch_ahead(const uint8_t *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + PREFETCH_FAR + i, 0, 2);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + PREFETCH_NEAR + i, 0, 3);
+}
+
+static inline void prefetch_first(const uint8_t *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
 
 /* 256 columns of one vector as the matrix-vector kernels read them. */
 struct prepared {
@@ -29,13 +41,51 @@ struct panel {
 struct blocked {
     union {
         struct panel panel;
-        _Alignas(64) float f32[PIECE][PANEL_ROWS]; /* the same for float types: one value per column and row */
+        _Alignas(64) float f32[64][PANEL_ROWS]; /* the same for float types: one value per column and row */
     };
     float acc[PASS][PANEL_ROWS];
 };
 
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
 static inline size_t vector_of(const struct matmul *m, size_t i) { return m->index ? (size_t)m->index[i] : i; }
+
+/* The blocked form fetches the next panel's rows into the second-level cache while it multiplies: a few lines every 32 columns
+ * of a tile, because a burst of them fills the queue to memory and holds up everything behind it. */
+struct prefetch {
+    const uint8_t *at, *end;
+    size_t bytes; /* a step */
+};
+
+static ALWAYS_INLINE void prefetch_some(struct prefetch *p) {
+    const uint8_t *stop = p->bytes < (size_t)(p->end - p->at) ? p->at + p->bytes : p->end;
+    for (; p->at < stop; p->at += 64) __builtin_prefetch(p->at, 0, 2);
+    if (p->at > p->end) p->at = p->end;
+}
+
+/* 256 columns (or the `groups` 32-groups that are left) from `column` on, opened into `panel`. */
+struct step {
+    const struct panel *panel;
+    const struct matmul *m;
+    size_t column, groups;
+    int offset; /* of the type's levels */
+    struct prefetch *ahead;
+};
+
+/* acc[v][row] += the step's product with vectors first .. first + (number of the function) */
+typedef void (*tile_fn)(const struct step *s, size_t first, float (*acc)[PANEL_ROWS]);
+
+/* What one instruction set knows about one quantized type. */
+struct blocked_format {
+    void (*open)(const uint8_t *at, size_t stride, struct panel *p, int row); /* 256 columns of open_rows rows, `stride` apart */
+    size_t open_rows;
+    const tile_fn *tiles; /* [most_vectors], for 1, 2, ... vectors */
+    size_t most_vectors;
+    int offset;
+    size_t block_weights, block_bytes;
+};
+
+/* The product in tiles of up to most_vectors vectors (gemm.c). */
+void gemm_blocked(const struct blocked_format *f, const struct matmul *m);
 
 /* Called by the quants file of the same instruction set. */
 void cpu_fill_floats_avx2(struct cpu_ops *ops);

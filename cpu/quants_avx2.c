@@ -253,10 +253,6 @@ struct format {
     size_t block_weights, block_bytes;
 };
 
-static ALWAYS_INLINE void prefetch(const uint8_t *at, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)at + i, _MM_HINT_T0);
-}
-
 static inline float sum_f32(__m256 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -270,7 +266,7 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
     const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
     for (int v = 0; v < n; v++)
         for (size_t i = 0; i < pieces; i++) prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
-    prefetch(m->w + m->row_begin * m->row_bytes, PREFETCH_BYTES);
+    prefetch_first(m->w + m->row_begin * m->row_bytes, PREFETCH_FAR);
     for (size_t r = m->row_begin; r < m->row_end; r++) {
         const uint8_t *row = m->w + r * m->row_bytes;
         const struct prepared *p[FEW];
@@ -280,7 +276,7 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
             sum[v] = _mm256_setzero_ps();
         }
         for (size_t i = 0; i < whole; i++) {
-            prefetch(row + PREFETCH_BYTES, piece_bytes);
+            prefetch_ahead(row, piece_bytes);
             f.dot(row, p, n, sum);
             row += piece_bytes;
             for (int v = 0; v < n; v++) p[v]++;
@@ -294,12 +290,21 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
     }
 }
 
+static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
+    switch (m->n) {
+        case 1: matvec_n(f, m, 1); break;
+        case 2: matvec_n(f, m, 2); break;
+        case 3: matvec_n(f, m, 3); break;
+        case 4: matvec_n(f, m, 4); break;
+        default: break;
+    }
+}
+
 #define MATMUL(name, layout_name, weights)                                                                          \
     static void matmul_##name(const struct matmul *m) {                                                             \
         const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                   \
         if (m->n > FEW) gemm_##name##_avx2(m);                                                                      \
-        else if (m->n == 1) matvec_n(f, m, 1);                                                                      \
-        else if (m->n == 2) matvec_n(f, m, 2);                                                                      \
+        else matvec(f, m);                                                                                           \
     }
 
 MATMUL(q4_0, layout_q4_0, 32)

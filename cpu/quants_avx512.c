@@ -246,10 +246,6 @@ struct format {
     size_t block_weights, block_bytes;
 };
 
-static ALWAYS_INLINE void prefetch(const uint8_t *at, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)at + i, _MM_HINT_T0);
-}
-
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
     struct prepared *room = m->scratch;
@@ -258,7 +254,7 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
     for (int v = 0; v < n; v++)
         for (size_t i = 0; i < pieces; i++)
             prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
-    prefetch(m->w + m->row_begin * m->row_bytes, PREFETCH_BYTES);
+    prefetch_first(m->w + m->row_begin * m->row_bytes, PREFETCH_FAR);
     for (size_t r = m->row_begin; r < m->row_end; r++) {
         const uint8_t *row = m->w + r * m->row_bytes;
         const struct prepared *p[FEW];
@@ -268,7 +264,7 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
             sum[v] = _mm512_setzero_ps();
         }
         for (size_t i = 0; i < whole; i++) {
-            prefetch(row + PREFETCH_BYTES, piece_bytes);
+            prefetch_ahead(row, piece_bytes);
             f.dot(row, p, n, sum);
             row += piece_bytes;
             for (int v = 0; v < n; v++) p[v]++;
@@ -282,12 +278,21 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
     }
 }
 
+static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
+    switch (m->n) {
+        case 1: matvec_n(f, m, 1); break;
+        case 2: matvec_n(f, m, 2); break;
+        case 3: matvec_n(f, m, 3); break;
+        case 4: matvec_n(f, m, 4); break;
+        default: break;
+    }
+}
+
 #define MATMUL(name, layout_name, weights)                                                                          \
     static void matmul_##name(const struct matmul *m) {                                                             \
         const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                   \
         if (m->n > FEW) gemm_##name##_avx512(m);                                                                    \
-        else if (m->n == 1) matvec_n(f, m, 1);                                                                      \
-        else if (m->n == 2) matvec_n(f, m, 2);                                                                      \
+        else matvec(f, m);                                                                                           \
     }
 
 MATMUL(q4_0, layout_q4_0, 32)
