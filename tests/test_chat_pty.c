@@ -736,6 +736,7 @@ static void answers_without_a_terminal(void **state) {
     p = PIPE("one\n/nope\nthree\n", "-n", "2");
     expect_piped(p, 1, "xx\n"); /* a mistake ends a script */
     assert_non_null(strstr(p->err, "unknown command /nope"));
+    expect_piped(PIPE("hi\n/regen\n", "-n", "9", "-r", "xxx"), 0, ""); /* the stop text itself is not shown */
     p = PIPE("hi", "-st", "-n", "4", "--family", "qwen3-thinking");
     expect_piped(p, 0, ""); /* thinking is no answer */
     assert_non_null(strstr(p->err, "[Start thinking]\nxxxx\n[End thinking]\n"));

@@ -391,6 +391,30 @@ static void next_prompt_begins_with_what_was_sampled(void **state) {
     token_list_free(&sampled);
 }
 
+/* The template drops the thinking of earlier turns, so only what lies before it can be reused; that much must be. */
+static void thinking_is_dropped_and_the_prompt_before_it_reused(void **state) {
+    (void)state;
+    struct transcript t;
+    struct reason why = {{0}};
+    const struct span said = S("hello world");
+    struct token_list sampled = encode_bytewise(said);
+    assert_int_equal(transcript_open(&t, &why), ERR_NONE);
+    assert_int_equal(transcript_add_user(&t, S("why?"), &why), ERR_NONE);
+    struct token_list first = prompt_of(&t, CHAT_QWEN3), expected = {0};
+    const struct answer answer = {.content = said, .reasoning = S("let me see"), .ids = &sampled};
+    assert_int_equal(transcript_add_answer(&t, &answer, tokenizer, &why), ERR_NONE);
+    assert_int_equal(transcript_add_user(&t, S("and?"), &why), ERR_NONE);
+    struct token_list next = prompt_of(&t, CHAT_QWEN3);
+    append(&expected, &first);
+    append(&expected, &sampled);
+    assert_true(begins_with(&next, &expected));
+    token_list_free(&first);
+    token_list_free(&expected);
+    token_list_free(&next);
+    token_list_free(&sampled);
+    transcript_close(&t);
+}
+
 /* Without sampled ids the prompt is what the reference template and tokenizer make of the messages. */
 static void prompt_equals_the_rendering(void **state) {
     (void)state;
@@ -628,6 +652,7 @@ int main(void) {
         cmocka_unit_test(keeps_a_history),
         cmocka_unit_test(edits_the_conversation),
         cmocka_unit_test(next_prompt_begins_with_what_was_sampled),
+        cmocka_unit_test(thinking_is_dropped_and_the_prompt_before_it_reused),
         cmocka_unit_test(prompt_equals_the_rendering),
         cmocka_unit_test(answers_cannot_forge_control_tokens),
         cmocka_unit_test(content_that_speaks_of_the_tag_stays),

@@ -73,7 +73,7 @@ enum line_status lines_read(struct lines *l, const char *prompt, struct text *li
     if (l->editor) return editor_read(l->editor, prompt, line, pasted, dropped);
     if (l->terminal) fprintf(l->terminal, "%s", prompt), fflush(l->terminal);
     const enum line_status status = read_plain(l, line);
-    if (l->terminal && status == LINE_INTERRUPTED) fputc('\n', l->terminal);
+    if (l->terminal && (status == LINE_INTERRUPTED || status == LINE_END)) fputc('\n', l->terminal);
     return status;
 }
 

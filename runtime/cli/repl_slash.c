@@ -335,8 +335,10 @@ static void do_set(struct repl *r, struct span argument) {
                                  : set_option(r, name, (const char *)copy, &why);
     free(copy);
     if (report(r, code, &why)) return;
+    const char *known = chat_setting_name(name);
+    if (strcmp(known, "seed") == 0) r->answers = 0; /* the next answer draws from it as it is */
     repl_choose_sampling(r);
-    repl_say(r, "[%s set]", chat_setting_name(name));
+    repl_say(r, "[%s set]", known);
 }
 
 static void do_think(struct repl *r, struct span argument) {

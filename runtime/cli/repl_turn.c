@@ -259,7 +259,7 @@ enum err repl_answer(struct repl *r, struct reason *why) {
     enum err code = repl_prompt(r, &prompt, why);
     if (!code) code = run(&a, &prompt, why);
     if (!code) code = keep(&a, why);
-    if (!code) {
+    if (!code && !r->view.broken) {
         count(r);
         report(r);
     }
