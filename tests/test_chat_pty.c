@@ -37,7 +37,8 @@ enum { WAIT_S = 15, ALL_S = 55, QUIET_MS = 150, EXITED_BY_SIGNAL = 1000 };
 
 static char folder[] = "/tmp/coldstream-pty-XXXXXX";
 static char *model_path;
-static char bias[32]; /* of -l: always the token "x" */
+static char bias[32];      /* of -l: always the token "x" */
+static char long_bias[32]; /* always "<tool_response>" */
 
 /* ---- the program under test --------------------------------------------------------------------------------------------- */
 
@@ -331,6 +332,21 @@ static void ctrl_c_keeps_the_answer_so_far(void **state) {
     command("/set predict 3", "[predict set]");
     assert_true(say("more").cached > 4); /* the conversation goes on from it */
     expect_messages(4);
+    leave();
+}
+
+/* The terminal does not take bytes for a while (Ctrl-S, a slow line): the signal finds the program inside a write. */
+static void ctrl_c_reaches_a_stuck_terminal(void **state) {
+    (void)state;
+    START("-l", long_bias, "-c", "64k");
+    expect_prompt();
+    type("go on" ENTER);
+    expect("<tool_response>");
+    usleep(1500000); /* enough to fill the pipe with so long a token */
+    assert_int_equal(write(chat.fd, CTRL_C, 1), 1);
+    expect("[interrupted; the answer so far stays");
+    expect(TIMING);
+    expect_prompt();
     leave();
 }
 
@@ -759,6 +775,9 @@ static int prepare(void **state) {
     if (tokenizer_encode(engine_tokenizer(engine), SPAN("x"), PARSE_NOTHING, &ids, &why)) fail_test("%s", why.text);
     assert_int_equal(ids.len, 1);
     snprintf(bias, sizeof bias, "%d+1000", ids.ids[0]);
+    const int32_t id = tokenizer_find(engine_tokenizer(engine), SPAN("<tool_response>"));
+    assert_true(id >= 0);
+    snprintf(long_bias, sizeof long_bias, "%d+1000", id);
     token_list_free(&ids);
     engine_close(&engine);
     return 0;
@@ -786,6 +805,7 @@ int main(void) {
         CHAT_TEST(holds_two_turns),
         CHAT_TEST(takes_a_paste_as_one_message),
         CHAT_TEST(ctrl_c_keeps_the_answer_so_far),
+        CHAT_TEST(ctrl_c_reaches_a_stuck_terminal),
         CHAT_TEST(ctrl_c_while_reading_takes_the_turn_back),
         CHAT_TEST(answers_again_and_takes_back),
         CHAT_TEST(saves_loads_and_survives_bad_files),
