@@ -1,6 +1,7 @@
 /* Detection and the fill order of the kernel table. */
 #include "cpu/cpu.h"
 
+#include <cpuid.h>
 #include <string.h>
 #include <strings.h>
 
@@ -19,9 +20,15 @@ bool cpu_isa_from_name(struct span name, enum cpu_isa *out) {
     return false;
 }
 
+/* clang 14 does not know the name "f16c" below. Leaf 1, ECX bit 29; that AVX state is usable follows from "avx2". */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+
 enum cpu_isa cpu_isa_best(void) {
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
                       __builtin_cpu_supports("bmi2");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
