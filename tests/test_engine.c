@@ -248,6 +248,29 @@ static void a_prompt_can_be_cancelled_and_resumed(void **state) {
     engine_close(&e);
 }
 
+static bool stop_at_third(void *ctx) { return ++*(int *)ctx == 3; }
+
+static void a_prompt_stops_between_layers(void **state) {
+    (void)state;
+    struct engine *e = open_engine(&(struct setup){TINY, NULL, 3, 4, true}); /* two layers: the third poll is in batch two */
+    struct session *s;
+    struct reason why;
+    int32_t tokens[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    assert_int_equal(session_open(e, 16, &s, &why), ERR_NONE);
+    int polls = 0;
+    struct eval eval = {.tokens = tokens, .n = 12, .should_stop = stop_at_third, .ctx = &polls};
+    assert_int_equal(session_eval(s, &eval, NULL, &why), ERR_CANCELLED);
+    assert_int_equal(polls, 3);
+    assert_int_equal(session_length(s), 4); /* the first batch stays usable */
+    const float *resumed = eval_to(s, tokens, 12, 4);
+    struct session *fresh;
+    assert_int_equal(session_open(e, 16, &fresh, &why), ERR_NONE);
+    assert_memory_equal(resumed, eval_to(fresh, tokens, 12, 0), engine_model(e)->shape.n_vocab * sizeof(float));
+    session_close(&fresh);
+    session_close(&s);
+    engine_close(&e);
+}
+
 static void refuses_what_cannot_be(void **state) {
     (void)state;
     struct engine *e = open_engine(&(struct setup){TINY, NULL, 1, 4, false});
@@ -276,6 +299,6 @@ int main(void) {
         cmocka_unit_test(agrees_with_transformers), cmocka_unit_test(agrees_with_golden_tiny),
         cmocka_unit_test(threads_do_not_change_a_bit), cmocka_unit_test(batch_size_changes_only_rounding),
         cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(a_prompt_can_be_cancelled_and_resumed),
-        cmocka_unit_test(refuses_what_cannot_be)};
+        cmocka_unit_test(a_prompt_stops_between_layers), cmocka_unit_test(refuses_what_cannot_be)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,7 +90,7 @@ void cli_add_json_string(struct span s, struct text *out) {
 
 /* ---- interrupts --------------------------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t interrupted_by;
+static _Atomic int interrupted_by;
 static volatile sig_atomic_t terminal_is_guarded;
 static struct termios guarded_terminal; /* written only while terminal_is_guarded is 0 */
 
@@ -124,6 +124,7 @@ void cli_catch_signals(void) {
 }
 
 bool cli_cancelled(void) { return interrupted_by != 0; }
+bool cli_should_stop(void *unused) { return (void)unused, cli_cancelled(); }
 void cli_clear_cancel(void) { interrupted_by = 0; }
 int cli_cancelled_status(void) { return interrupted_by == SIGTERM ? EXIT_TERMINATED : EXIT_INTERRUPTED; }
 

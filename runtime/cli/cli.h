@@ -51,6 +51,7 @@ void cli_add_json_string(struct span s, struct text *out);
  * (130 or 143, colours reset). chat clears the flag after it stopped an answer. SIGPIPE is ignored. */
 void cli_catch_signals(void);
 bool cli_cancelled(void);
+bool cli_should_stop(void *unused); /* the same, as struct eval wants it; any thread */
 void cli_clear_cancel(void);
 int cli_cancelled_status(void); /* 130, or 143 after SIGTERM */
 /* The modes that a second signal puts back on stdin's terminal before it ends the process; NULL: leave them. */

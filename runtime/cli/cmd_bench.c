@@ -58,13 +58,8 @@ static void draw_tokens(struct bench *b, const struct bench_test *t) {
 
 /* ---- measuring ------------------------------------------------------------------------------------------------------ */
 
-static bool on_progress(void *ctx, uint64_t done, uint64_t total) {
-    (void)ctx, (void)done, (void)total;
-    return cli_cancelled();
-}
-
 static enum err eval(struct bench *b, uint64_t n, struct reason *why) {
-    struct eval request = {.tokens = b->tokens, .n = n, .on_progress = on_progress};
+    struct eval request = {.tokens = b->tokens, .n = n, .should_stop = cli_should_stop};
     return session_eval(b->session, &request, NULL, why);
 }
 

@@ -61,6 +61,7 @@ static enum err score_chunk(struct scorer *s, int32_t index, struct reason *why)
     struct eval eval = {.tokens = s->chunk,
                         .n = (uint64_t)s->n_ctx,
                         .on_progress = on_progress,
+                        .should_stop = cli_should_stop,
                         .on_logits = on_logits,
                         .logits_from = (uint64_t)s->n_ctx / 2, /* the first half is context only */
                         .ctx = s};

@@ -150,7 +150,7 @@ static enum err complete(struct run *r, struct engine *e, struct reason *why) {
     if (!code) code = session_open(e, context_size(r, e, prompt.len), &r->session, why);
     if (code) goto done;
 
-    struct eval eval = {.tokens = prompt.ids, .n = prompt.len, .on_progress = on_prompt, .ctx = r};
+    struct eval eval = {.tokens = prompt.ids, .n = prompt.len, .on_progress = on_prompt, .should_stop = cli_should_stop, .ctx = r};
     r->begin_ns = clock_ns();
     code = session_eval(r->session, &eval, &logits, why);
     cli_progress_end(r->cli);

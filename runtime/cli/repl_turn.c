@@ -50,7 +50,8 @@ static enum err prefill(struct reply *a, const struct token_list *prompt, const 
                     "with this message the conversation has %zu tokens and the context holds %" PRIu64
                     ": send a shorter one, /undo, /clear, or start with a larger -c",
                     prompt->len, capacity);
-    struct eval eval = {.tokens = prompt->ids, .n = prompt->len, .on_progress = on_prompt, .ctx = a};
+    struct eval eval = {
+        .tokens = prompt->ids, .n = prompt->len, .on_progress = on_prompt, .should_stop = cli_should_stop, .ctx = a};
     r->last.reused = held(r->session, prompt);
     a->begin_ns = clock_ns();
     const uint64_t new = prompt->len - r->last.reused;

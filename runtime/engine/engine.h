@@ -64,6 +64,8 @@ struct eval {
     uint64_t reused;       /* out: tokens that needed no work */
     /* Called after each ubatch; return true to cancel (the work done so far stays usable). May be NULL. */
     bool (*on_progress)(void *ctx, uint64_t done, uint64_t total);
+    /* Polled between layers, on a worker's thread; true cancels within one layer's time. May be NULL. */
+    bool (*should_stop)(void *ctx);
     void *ctx;
     /* Called with the logits [n_vocab] of every position from `logits_from` on, in order. NULL: only the last is computed.
      * With it, nothing is reused. */

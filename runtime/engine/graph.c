@@ -79,7 +79,13 @@ static void forward(const struct worker *me, void *ctx) {
     struct step s = {g, me, 0};
     embed(&s);
     rope_tables(&s);
-    for (uint32_t l = 0; l < g->net->shape->n_layers; l++) layer_cpu(&s, l);
+    for (uint32_t l = 0; l < g->net->shape->n_layers; l++) {
+        /* Set before a meeting inside layer l and compared after it, so that all workers leave together; a later layer's
+         * number, set by a worker that is ahead, does not concern those still here. */
+        if (me->index == 0 && g->batch->should_stop && g->batch->should_stop(g->batch->ctx)) g->stop_after = l;
+        layer_cpu(&s, l);
+        if (g->stop_after <= l) return;
+    }
     if (!g->batch->want_logits) return;
     step_end(&s); /* the last token may be another worker's */
     head(&s, g->batch->n - 1, 1);
@@ -96,12 +102,14 @@ static void run(struct graph *g, struct pool *pool, void (*fn)(const struct work
     pool_run(pool, fn, g);
 }
 
-void graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
+bool graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
     g->batch = batch;
+    g->stop_after = UINT32_MAX;
     g->in.n = g->attended.n = batch->n;
     g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
     run(g, pool, forward);
-    if (!batch->on_logits) return;
+    if (g->stop_after != UINT32_MAX) return false;
+    if (!batch->on_logits) return true;
     const uint64_t vocab = g->net->head.rows;
     const uint64_t skip = batch->logits_from > batch->first ? batch->logits_from - batch->first : 0;
     for (g->head_from = skip < batch->n ? (uint32_t)skip : batch->n; g->head_from < batch->n; g->head_from += g->head_count) {
@@ -111,6 +119,7 @@ void graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
         for (uint32_t i = 0; i < g->head_count; i++)
             batch->on_logits(batch->ctx, batch->first + g->head_from + i, g->head_logits + i * vocab);
     }
+    return true;
 }
 
 /* Scratch is described once, as (pointer, bytes) pairs: summed for the size, then handed out. */

@@ -18,6 +18,7 @@ struct batch {
     uint32_t n;            /* 1 .. the graph's ubatch */
     uint64_t first;        /* position of tokens[0]; KV rows before it are filled */
     const struct kv *kv;
+    bool (*should_stop)(void *ctx); /* polled between layers on a worker's thread; NULL: never */
     bool want_logits;      /* of the last token: graph_logits() */
     /* When set, called on the caller's thread for the tokens from position logits_from on, in order, with their logits
      * [n_vocab]; want_logits is false then. */
@@ -38,6 +39,7 @@ enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);
 
-void graph_run(struct graph *g, struct pool *pool, const struct batch *batch);
+/* False when should_stop() ended it: KV rows of the batch are then unusable, those before it are untouched. */
+bool graph_run(struct graph *g, struct pool *pool, const struct batch *batch);
 
 #endif

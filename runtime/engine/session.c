@@ -81,17 +81,21 @@ static uint64_t reusable(const struct session *s, const struct eval *eval) {
     return same;
 }
 
-/* Compute tokens [s->length, s->length + n), all of one ubatch. */
-static void compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval) {
+/* Compute tokens [s->length, s->length + n), all of one ubatch. False: cancelled, and the session is as before. */
+static bool compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval) {
     struct engine *e = s->engine;
     memcpy(s->tokens + s->length, tokens, n * sizeof *tokens);
     const struct batch b = {.tokens = s->tokens + s->length, .n = n, .first = s->length, .kv = &s->kv,
                             .want_logits = want_logits, .on_logits = eval ? eval->on_logits : NULL,
+                            .should_stop = eval ? eval->should_stop : NULL,
                             .logits_from = eval ? eval->logits_from : 0, .ctx = eval ? eval->ctx : NULL};
-    graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b);
+    s->logits_valid = false;
+    if (!graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b)) return false;
     s->length += n;
     s->logits_valid = want_logits;
-    if (want_logits) memcpy(s->logits, graph_logits(e->graph), e->model->shape.n_vocab * sizeof *s->logits);
+    if (want_logits)
+        memcpy(s->logits, graph_logits(e->graph), e->model->shape.n_vocab * sizeof *s->logits);
+    return true;
 }
 
 enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) {
@@ -103,8 +107,9 @@ enum err session_eval(struct session *s, struct eval *eval, const float **logits
     while (s->length < eval->n) {
         const uint64_t left = eval->n - s->length, ubatch = graph_ubatch(s->engine->graph);
         const uint32_t n = (uint32_t)(left < ubatch ? left : ubatch);
-        compute(s, eval->tokens + s->length, n, n == left && !eval->on_logits, eval);
-        if (eval->on_progress && eval->on_progress(eval->ctx, s->length, eval->n) && s->length < eval->n)
+        const bool whole = compute(s, eval->tokens + s->length, n, n == left && !eval->on_logits, eval);
+        const bool stop = whole && eval->on_progress && eval->on_progress(eval->ctx, s->length, eval->n) && s->length < eval->n;
+        if (!whole || stop)
             return fail(why, ERR_CANCELLED, "stopped after %llu of %llu prompt tokens", (unsigned long long)s->length,
                         (unsigned long long)eval->n);
     }
@@ -117,7 +122,7 @@ enum err session_append(struct session *s, int32_t token, const float **logits, 
         return fail(why, ERR_LIMIT, "the context of %llu tokens is full; use a larger -c", (unsigned long long)s->kv.capacity);
     if (token < 0 || (uint32_t)token >= s->engine->model->shape.n_vocab)
         return fail(why, ERR_ARGUMENT, "token %d is not in the vocabulary of %u", token, s->engine->model->shape.n_vocab);
-    compute(s, &token, 1, true, NULL);
+    (void)compute(s, &token, 1, true, NULL); /* nothing can stop it */
     if (logits) *logits = s->logits;
     return ERR_NONE;
 }

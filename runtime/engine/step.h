@@ -25,6 +25,7 @@ struct graph {
     struct arena arena;
     struct pool_counter counters[STEP_COUNTERS];
     const struct batch *batch;
+    _Atomic uint32_t stop_after; /* the layer that ends a cancelled run */
 
     float *x;                   /* [n][E] residual stream */
     struct acts in;             /* [n][E] normed input of attention, experts, head */
