@@ -1,7 +1,8 @@
 /* Speed of the weight kernels, on the shapes of Qwen3-30B-A3B's experts (gate, up 768 x 2048; down 2048 x 768).
  *
  * Decode: layers of 8 random experts and one token, rows shared out in units of 128 as the engine does, with its barriers;
- * printed as GB/s of weights and as % of the best plain read of the same memory in the same run. The pool of random blocks
+ * printed as GB/s of weights and as % of a plain read of the same
+ * memory between the runs (median of the ratios). The pool of random blocks
  * (1.5 GiB, more than any cache) is walked in random order, so every weight comes from memory.
  * Prefill: one expert after another, each with 8 to 128 tokens picked from a batch of 512; printed as thousands of
  * token-experts a second (one token through one expert, 4.72 M multiply-adds). Activations are quantized beforehand.
@@ -34,6 +35,7 @@ struct bench {
     const uint32_t *order; /* experts of the run in flight */
     uint32_t n_groups, group, n; /* groups of `group` experts; n tokens through each */
     struct pool_counter counters[4];
+    uint64_t read_from, read_bytes, read_ahead; /* the plain read: a window of the pool, and its prefetch distance */
     uint64_t sums[64];
 };
 
@@ -81,15 +83,16 @@ static void fill_weights(const struct worker *me, void *ctx) {
 
 /* ---- plain read ------------------------------------------------------------------------------------------------------- */
 
-static void read_all(const struct worker *me, void *ctx) {
+static void read_window(const struct worker *me, void *ctx) {
     struct bench *b = ctx;
-    const uint64_t lines = b->pool_bytes / 64;
+    const uint64_t lines = b->read_bytes / 64;
     const uint64_t begin = lines * me->index / me->count * 64, end = lines * (me->index + 1) / me->count * 64;
     typedef uint64_t vec __attribute__((vector_size(16), aligned(16)));
+    const uint8_t *at = b->weights + b->read_from;
     vec sum[4] = {{0}};
     for (uint64_t i = begin; i < end; i += 64) {
-        __builtin_prefetch(b->weights + i + b->group * 64, 0, 3);
-        const vec *v = (const vec *)(b->weights + i);
+        __builtin_prefetch(at + i + b->read_ahead, 0, 3);
+        const vec *v = (const vec *)(at + i);
         for (int j = 0; j < 4; j++) sum[j] += v[j];
     }
     sum[0] += sum[1] + sum[2] + sum[3];
@@ -136,18 +139,16 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Seconds of fn, median of reps runs after one to warm up. */
-static double seconds(struct bench *b, void (*fn)(const struct worker *, void *), int reps) {
-    double t[MAX_REPS];
-    for (int r = -1; r < reps; r++) {
-        for (int i = 0; i < 4; i++) pool_counter_reset(&b->counters[i]);
-        const uint64_t start = clock_ns();
-        pool_run(b->workers, fn, b);
-        if (r >= 0) t[r] = 1e-9 * (double)(clock_ns() - start);
-        if (fn == run_groups) b->order += b->n_groups * b->group;
-    }
-    qsort(t, (size_t)reps, sizeof *t, by_value);
-    return t[reps / 2];
+static double seconds(struct bench *b, void (*fn)(const struct worker *, void *)) {
+    for (int i = 0; i < 4; i++) pool_counter_reset(&b->counters[i]);
+    const uint64_t start = clock_ns();
+    pool_run(b->workers, fn, b);
+    return 1e-9 * (double)(clock_ns() - start);
+}
+
+static double median(double *t, int count) {
+    qsort(t, (size_t)count, sizeof *t, by_value);
+    return t[count / 2];
 }
 
 /* Random experts, none twice within a walk through the pool. */
@@ -164,40 +165,66 @@ static uint32_t *random_order(uint32_t n_experts, uint32_t count) {
     return order;
 }
 
-static double best_read(struct bench *b, int reps) {
+static double read_rate(struct bench *b) {
+    b->read_from = b->read_from + 2 * b->read_bytes <= b->pool_bytes ? b->read_from + b->read_bytes : 0;
+    return (double)b->read_bytes / seconds(b, read_window) * 1e-9;
+}
+
+/* The prefetch distance with which a plain read is fastest. */
+static void choose_read(struct bench *b) {
+    static const uint64_t distances[] = {64, 2048, 8192};
     double best = 0;
-    const uint32_t ahead[] = {1, 64, 128}; /* lines of prefetch distance: next to none, 4 KB, 8 KB */
+    uint64_t chosen = 64;
     for (int i = 0; i < 3; i++) {
-        b->group = ahead[i];
-        const double rate = (double)b->pool_bytes / seconds(b, read_all, reps) * 1e-9;
-        if (rate > best) best = rate;
+        double rates[3];
+        b->read_ahead = distances[i];
+        for (int r = 0; r < 3; r++) rates[r] = read_rate(b);
+        const double rate = median(rates, 3);
+        if (rate > best) {
+            best = rate;
+            chosen = distances[i];
+        }
     }
-    return best;
+    b->read_ahead = chosen;
+}
+
+/* GB/s of `layers` layers at one token, and the plain read, turn by turn so that both see the same machine. */
+static void measure_decode(struct bench *b, int reps, uint32_t layers, const uint32_t *order) {
+    double decode[MAX_REPS], read[MAX_REPS], share[MAX_REPS];
+    choose_read(b);
+    b->n_groups = layers;
+    b->group = USED;
+    b->n = 1;
+    for (int r = 0; r < reps; r++) {
+        read[r] = read_rate(b);
+        b->order = order + (size_t)r * layers * USED;
+        decode[r] = (double)layers * USED * 3 * (double)b->matrix_bytes / seconds(b, run_groups) * 1e-9;
+        share[r] = decode[r] / (read[r] = (read[r] + read_rate(b)) / 2);
+    }
+    printf("  read %5.1f  decode %5.1f GB/s %4.0f %%", median(read, reps), median(decode, reps), 100 * median(share, reps));
+}
+
+/* Thousands of token-experts a second. */
+static double measure_prefill(struct bench *b, int reps, uint32_t n, const uint32_t *order) {
+    const bool slow = b->ops.isa == ISA_REF;
+    double rate[MAX_REPS];
+    b->n = n;
+    b->n_groups = slow ? 1 : 1 + 64 / n;
+    b->group = slow ? 1 : 4;
+    for (int r = 0; r < reps; r++) {
+        b->order = order + (size_t)r * b->n_groups * b->group;
+        rate[r] = 1e-3 * (double)b->n_groups * b->group * n / seconds(b, run_groups);
+    }
+    return median(rate, reps);
 }
 
 static void measure(struct bench *b, int reps, const char *part) {
-    const double read = best_read(b, reps);
-    printf("%-5s %-6s %2uT ", tensor_type_info(b->type)->name, cpu_isa_name(b->ops.isa), pool_threads(b->workers));
-    const bool slow = b->ops.isa == ISA_REF;
-    const uint32_t layers = slow ? 1 : LAYERS;
-    uint32_t *order = random_order(b->n_experts, (uint32_t)(reps + 1) * LAYERS * USED);
+    printf("%-5s %-6s %2uT", tensor_type_info(b->type)->name, cpu_isa_name(b->ops.isa), pool_threads(b->workers));
+    uint32_t *order = random_order(b->n_experts, (uint32_t)reps * LAYERS * USED);
     if (!order) abort();
-    if (strcmp(part, "prefill") != 0) {
-        b->order = order;
-        b->n_groups = layers;
-        b->group = USED;
-        b->n = 1;
-        const double rate = (double)layers * USED * 3 * (double)b->matrix_bytes / seconds(b, run_groups, reps) * 1e-9;
-        printf(" read %5.1f  decode %5.1f GB/s %4.0f %%", read, rate, 100 * rate / read);
-    }
-    for (int c = 0; c < COLUMNS && strcmp(part, "decode") != 0; c++) {
-        b->order = order;
-        b->n = prefill_n[c];
-        b->n_groups = slow ? 1 : 1 + 64 / b->n;
-        b->group = slow ? 1 : 4;
-        const double rate = (double)b->n_groups * b->group * b->n / seconds(b, run_groups, reps);
-        printf("%s%6.1f", c ? " " : "  prefill k/s ", 1e-3 * rate);
-    }
+    if (strcmp(part, "prefill") != 0) measure_decode(b, reps, b->ops.isa == ISA_REF ? 1 : LAYERS, order);
+    for (int c = 0; c < COLUMNS && strcmp(part, "decode") != 0; c++)
+        printf("%s%6.1f", c ? " " : "  prefill k/s ", measure_prefill(b, reps, prefill_n[c], order));
     putchar('\n');
     fflush(stdout);
     free(order);
@@ -227,6 +254,7 @@ static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa fr
     b->type = type;
     b->matrix_bytes = row * FF;
     b->n_experts = (uint32_t)(b->pool_bytes / (3 * b->matrix_bytes));
+    b->read_bytes = b->pool_bytes / 8;
     for (enum cpu_isa isa = from; isa <= to; isa++)
         for (int t = 1; t <= 2; t++) {
             if (threads && t != 1) continue;

@@ -41,33 +41,43 @@ static inline float sum_f32(__m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-_Static_assert(FEW == 4, "the cases of MATMUL");
+/* `streams` rows, `apart` rows from each other, times n vectors; all but r and apart are constants wherever this is inlined. */
+static ALWAYS_INLINE void rows_n(__m256 (*load)(const uint8_t *), size_t bytes, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
+    const float *x[FEW];
+    const uint8_t *row[STREAMS];
+    __m256 sum[STREAMS][FEW][SUMS];
+    for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, v) * m->x->k;
+    for (int s = 0; s < streams; s++) {
+        row[s] = m->w + (r + s * apart) * m->row_bytes;
+        for (int v = 0; v < n; v++)
+            for (int j = 0; j < SUMS; j++) sum[s][v][j] = _mm256_setzero_ps();
+    }
+    size_t c = 0;
+    for (; c + LANES * SUMS <= m->k; c += LANES * SUMS)
+        for (int s = 0; s < streams; s++) {
+            prefetch_ahead(row[s] + c * bytes, LANES * SUMS * bytes);
+            for (int j = 0; j < SUMS; j++) {
+                const __m256 w = load(row[s] + (c + LANES * j) * bytes);
+                for (int v = 0; v < n; v++) sum[s][v][j] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[v] + c + LANES * j), sum[s][v][j]);
+            }
+        }
+    for (; c < m->k; c += LANES) {
+        const size_t left = m->k - c < LANES ? m->k - c : LANES;
+        for (int s = 0; s < streams; s++) {
+            const __m256 w = load_rest(load, row[s] + c * bytes, left * bytes);
+            for (int v = 0; v < n; v++) sum[s][v][0] = _mm256_fmadd_ps(w, load_rest(load_f32, x[v] + c, left * sizeof(float)), sum[s][v][0]);
+        }
+    }
+    for (int s = 0; s < streams; s++)
+        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = sum_f32(_mm256_add_ps(sum[s][v][0], sum[s][v][1]));
+}
 
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec(__m256 (*load)(const uint8_t *), size_t bytes, const struct matmul *m, int n) {
-    const float *x[FEW];
-    for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, v) * m->x->k;
-    for (size_t r = m->row_begin; r < m->row_end; r++) {
-        const uint8_t *row = m->w + r * m->row_bytes;
-        __m256 sum[FEW][SUMS];
-        for (int v = 0; v < n; v++)
-            for (int j = 0; j < SUMS; j++) sum[v][j] = _mm256_setzero_ps();
-        size_t c = 0;
-        for (; c + LANES * SUMS <= m->k; c += LANES * SUMS) {
-            prefetch_ahead(row + c * bytes, LANES * SUMS * bytes);
-            for (int j = 0; j < SUMS; j++) {
-                const __m256 w = load(row + (c + LANES * j) * bytes);
-                for (int v = 0; v < n; v++) sum[v][j] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[v] + c + LANES * j), sum[v][j]);
-            }
-        }
-        for (; c < m->k; c += LANES) {
-            const size_t left = m->k - c < LANES ? m->k - c : LANES;
-            const __m256 w = load_rest(load, row + c * bytes, left * bytes);
-            for (int v = 0; v < n; v++) sum[v][0] = _mm256_fmadd_ps(w, load_rest(load_f32, x[v] + c, left * sizeof(float)), sum[v][0]);
-        }
-        for (int v = 0; v < n; v++)
-            m->y[v * m->ldy + r] = sum_f32(_mm256_add_ps(sum[v][0], sum[v][1]));
-    }
+    const int streams = n > 2 ? 1 : STREAMS; /* as many as there are registers for */
+    const size_t share = (m->row_end - m->row_begin) / streams;
+    for (size_t r = 0; r < share; r++) rows_n(load, bytes, m, m->row_begin + r, share, streams, n);
+    for (size_t r = m->row_begin + share * streams; r < m->row_end; r++) rows_n(load, bytes, m, r, 0, 1, n);
 }
 
 /* ---- many vectors ----------------------------------------------------------------------------------------------------------- */
@@ -195,6 +205,8 @@ static void gemm(const struct format f, const struct matmul *m) {
             for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
         }
 }
+
+_Static_assert(FEW == 4, "the cases of MATMUL");
 
 #define MATMUL(name, bytes)                                                                \
     static void matmul_##name(const struct matmul *m) {                                    \

@@ -9,7 +9,7 @@
 
 #include "cpu/matmul.h"
 
-enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 4, COLUMNS = 64 /* of a panel */ };
+enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 2, COLUMNS = 64 /* of a panel */ };
 
 /* ---- loads: 16 weights as binary32; lanes outside `valid` read nothing and are 0 ------------------------------------------ */
 
@@ -31,33 +31,43 @@ static void dequant_bf16(const void *row, float *out, size_t k) { decode(load_bf
 
 /* ---- few vectors ------------------------------------------------------------------------------------------------------------ */
 
-_Static_assert(FEW == 4, "the cases of MATMUL");
+/* `streams` rows, `apart` rows from each other, times n vectors; all but r and apart are constants wherever this is inlined. */
+static ALWAYS_INLINE void rows_n(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
+    const float *x[FEW];
+    const uint8_t *row[STREAMS];
+    __m512 sum[STREAMS][FEW][SUMS];
+    for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, v) * m->x->k;
+    for (int s = 0; s < streams; s++) {
+        row[s] = m->w + (r + s * apart) * m->row_bytes;
+        for (int v = 0; v < n; v++)
+            for (int j = 0; j < SUMS; j++) sum[s][v][j] = _mm512_setzero_ps();
+    }
+    size_t c = 0;
+    for (; c + 16 * SUMS <= m->k; c += 16 * SUMS)
+        for (int s = 0; s < streams; s++) {
+            prefetch_ahead(row[s] + c * bytes, 16 * SUMS * bytes);
+            for (int j = 0; j < SUMS; j++) {
+                const __m512 w = load(row[s] + (c + 16 * j) * bytes, 0xffff);
+                for (int v = 0; v < n; v++) sum[s][v][j] = _mm512_fmadd_ps(w, _mm512_loadu_ps(x[v] + c + 16 * j), sum[s][v][j]);
+            }
+        }
+    for (; c < m->k; c += 16) {
+        const __mmask16 valid = m->k - c < 16 ? (__mmask16)((1u << (m->k - c)) - 1) : 0xffff;
+        for (int s = 0; s < streams; s++) {
+            const __m512 w = load(row[s] + c * bytes, valid);
+            for (int v = 0; v < n; v++) sum[s][v][0] = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(valid, x[v] + c), sum[s][v][0]);
+        }
+    }
+    for (int s = 0; s < streams; s++)
+        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = _mm512_reduce_add_ps(_mm512_add_ps(sum[s][v][0], sum[s][v][1]));
+}
 
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, int n) {
-    const float *x[FEW];
-    for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, v) * m->x->k;
-    for (size_t r = m->row_begin; r < m->row_end; r++) {
-        const uint8_t *row = m->w + r * m->row_bytes;
-        __m512 sum[FEW][SUMS];
-        for (int v = 0; v < n; v++)
-            for (int j = 0; j < SUMS; j++) sum[v][j] = _mm512_setzero_ps();
-        size_t c = 0;
-        for (; c + 16 * SUMS <= m->k; c += 16 * SUMS) {
-            prefetch_ahead(row + c * bytes, 16 * SUMS * bytes);
-            for (int j = 0; j < SUMS; j++) {
-                const __m512 w = load(row + (c + 16 * j) * bytes, 0xffff);
-                for (int v = 0; v < n; v++) sum[v][j] = _mm512_fmadd_ps(w, _mm512_loadu_ps(x[v] + c + 16 * j), sum[v][j]);
-            }
-        }
-        for (; c < m->k; c += 16) {
-            const __mmask16 valid = m->k - c < 16 ? (__mmask16)((1u << (m->k - c)) - 1) : 0xffff;
-            const __m512 w = load(row + c * bytes, valid);
-            for (int v = 0; v < n; v++) sum[v][0] = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(valid, x[v] + c), sum[v][0]);
-        }
-        for (int v = 0; v < n; v++)
-            m->y[v * m->ldy + r] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[v][0], sum[v][1]), _mm512_add_ps(sum[v][2], sum[v][3])));
-    }
+    const int streams = n > 2 ? 1 : STREAMS; /* as many as there are registers for */
+    const size_t share = (m->row_end - m->row_begin) / streams;
+    for (size_t r = 0; r < share; r++) rows_n(load, bytes, m, m->row_begin + r, share, streams, n);
+    for (size_t r = m->row_begin + share * streams; r < m->row_end; r++) rows_n(load, bytes, m, r, 0, 1, n);
 }
 
 /* ---- many vectors ----------------------------------------------------------------------------------------------------------- */
@@ -178,6 +188,8 @@ static void gemm(const struct format f, const struct matmul *m) {
             for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
         }
 }
+
+_Static_assert(FEW == 4, "the cases of MATMUL");
 
 #define MATMUL(name, bytes)                                                                \
     static void matmul_##name(const struct matmul *m) {                                    \

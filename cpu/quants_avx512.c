@@ -246,36 +246,45 @@ struct format {
     size_t block_weights, block_bytes;
 };
 
+/* `streams` rows, `apart` rows from each other, times n vectors; both are constants wherever this is inlined. */
+static ALWAYS_INLINE void rows_n(const struct format f, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
+    const struct prepared *room = m->scratch, *p[FEW];
+    const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
+    const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
+    const uint8_t *row[STREAMS];
+    __m512 sum[STREAMS][FEW];
+    for (int v = 0; v < n; v++) p[v] = room + v * pieces;
+    for (int s = 0; s < streams; s++) {
+        row[s] = m->w + (r + s * apart) * m->row_bytes;
+        for (int v = 0; v < n; v++) sum[s][v] = _mm512_setzero_ps();
+    }
+    for (size_t i = 0; i < whole; i++) {
+        for (int s = 0; s < streams; s++) {
+            prefetch_ahead(row[s], piece_bytes);
+            f.dot(row[s], p, n, sum[s]);
+            row[s] += piece_bytes;
+        }
+        for (int v = 0; v < n; v++) p[v]++;
+    }
+    for (int s = 0; s < streams; s++) {
+        if (rest) { /* eight blocks, of which the missing ones are zero */
+            uint8_t padded[PIECE / 32 * sizeof(struct block_q8_0)] = {0};
+            memcpy(padded, row[s], rest);
+            f.dot(padded, p, n, sum[s]);
+        }
+        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = _mm512_reduce_add_ps(sum[s][v]);
+    }
+}
+
 /* n is a constant wherever this is inlined. */
 static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
     struct prepared *room = m->scratch;
-    const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
-    const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
+    const size_t pieces = pieces_of(m->k), half = (m->row_end - m->row_begin) / STREAMS;
     for (int v = 0; v < n; v++)
-        for (size_t i = 0; i < pieces; i++)
-            prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
-    prefetch_first(m->w + m->row_begin * m->row_bytes, PREFETCH_FAR);
-    for (size_t r = m->row_begin; r < m->row_end; r++) {
-        const uint8_t *row = m->w + r * m->row_bytes;
-        const struct prepared *p[FEW];
-        __m512 sum[FEW];
-        for (int v = 0; v < n; v++) {
-            p[v] = room + v * pieces;
-            sum[v] = _mm512_setzero_ps();
-        }
-        for (size_t i = 0; i < whole; i++) {
-            prefetch_ahead(row, piece_bytes);
-            f.dot(row, p, n, sum);
-            row += piece_bytes;
-            for (int v = 0; v < n; v++) p[v]++;
-        }
-        if (rest) { /* eight blocks, of which the missing ones are zero */
-            uint8_t padded[PIECE / 32 * sizeof(struct block_q8_0)] = {0};
-            memcpy(padded, row, rest);
-            f.dot(padded, p, n, sum);
-        }
-        for (int v = 0; v < n; v++) m->y[v * m->ldy + r] = _mm512_reduce_add_ps(sum[v]);
-    }
+        for (size_t i = 0; i < pieces; i++) prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
+    for (size_t s = 0; s < STREAMS; s++) prefetch_first(m->w + (m->row_begin + s * half) * m->row_bytes);
+    for (size_t r = 0; r < half; r++) rows_n(f, m, m->row_begin + r, half, STREAMS, n);
+    for (size_t r = m->row_begin + half * STREAMS; r < m->row_end; r++) rows_n(f, m, r, 0, 1, n);
 }
 
 static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
