@@ -32,7 +32,7 @@ struct bench {
     int32_t index[BATCH];
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
-    const uint32_t *order; /* experts of the run in flight */
+    const uint32_t *order;       /* experts of the run in flight */
     uint32_t n_groups, group, n; /* groups of `group` experts; n tokens through each */
     struct pool_counter counters[4];
     uint64_t read_from, read_bytes, read_ahead; /* the plain read: a window of the pool, and its prefetch distance */
@@ -51,21 +51,27 @@ static void set_half(uint8_t *at, float value) {
     memcpy(at, &h, 2);
 }
 
-/* ---- weights --------------------------------------------------------------------------------------------------------- */
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
 
 /* Random bits, with scales that keep every weight near [-1, 1]. */
 static void fill_block(enum tensor_type type, uint8_t *b, uint64_t *seed) {
     const uint32_t bytes = tensor_type_info(type)->block_bytes;
     const float scale = (float)(1 + random_next(seed) % 64) / 64;
-    if (type == TYPE_F32) memcpy(b, &(float){scale - 0.5f}, 4);
-    else if (type == TYPE_F16) set_half(b, scale - 0.5f);
-    else if (type == TYPE_BF16) memcpy(b, &(uint16_t){(uint16_t)(0x3f00 + random_next(seed) % 128)}, 2);
+    if (type == TYPE_F32)
+        memcpy(b, &(float){scale - 0.5f}, 4);
+    else if (type == TYPE_F16)
+        set_half(b, scale - 0.5f);
+    else if (type == TYPE_BF16)
+        memcpy(b, &(uint16_t){(uint16_t)(0x3f00 + random_next(seed) % 128)}, 2);
     else {
         for (uint32_t i = 0; i + 8 <= bytes; i += 8) memcpy(b + i, &(uint64_t){random_next(seed)}, 8);
         memcpy(b + bytes - 8, &(uint64_t){random_next(seed)}, 8);
-        if (type == TYPE_Q8_0) set_half(b, scale / 128);
-        else if (type == TYPE_Q4_0) set_half(b, scale / 8);
-        else if (type == TYPE_Q6_K) set_half(b + 208, scale / 4096);
+        if (type == TYPE_Q8_0)
+            set_half(b, scale / 128);
+        else if (type == TYPE_Q4_0)
+            set_half(b, scale / 8);
+        else if (type == TYPE_Q6_K)
+            set_half(b + 208, scale / 4096);
         else {
             set_half(b, scale / 512);
             set_half(b + 2, scale / 64);
@@ -81,7 +87,7 @@ static void fill_weights(const struct worker *me, void *ctx) {
         fill_block(b->type, b->weights + i * bytes, &seed);
 }
 
-/* ---- plain read ------------------------------------------------------------------------------------------------------- */
+/* ---- plain read ------------------------------------------------------------------------------------------------- */
 
 static void read_window(const struct worker *me, void *ctx) {
     struct bench *b = ctx;
@@ -99,7 +105,7 @@ static void read_window(const struct worker *me, void *ctx) {
     b->sums[me->index % 64] = sum[0][0] + sum[0][1];
 }
 
-/* ---- products --------------------------------------------------------------------------------------------------------- */
+/* ---- products --------------------------------------------------------------------------------------------------- */
 
 static void product(struct bench *b, const struct worker *me, uint32_t expert, int which, uint32_t unit, uint32_t slot) {
     const bool down = which == 2;
@@ -107,11 +113,17 @@ static void product(struct bench *b, const struct worker *me, uint32_t expert, i
     uint64_t row_bytes = 0;
     if (!tensor_row_bytes(b->type, k, &row_bytes)) abort();
     float *const y[] = {b->gate, b->up, b->down};
-    b->ops.types[b->type].matmul(&(struct matmul){
-        .w = b->weights + (3 * (uint64_t)expert + which) * b->matrix_bytes, .row_bytes = row_bytes, .k = k,
-        .row_begin = unit * UNIT, .row_end = unit * UNIT + UNIT < rows ? unit * UNIT + UNIT : rows, .x = down ? &b->mid : &b->in,
-        .index = down ? NULL : b->index, .n = b->n, .y = y[which] + (size_t)slot * b->n * rows, .ldy = rows,
-        .scratch = b->scratch + me->index * b->scratch_bytes});
+    b->ops.types[b->type].matmul(&(struct matmul){.w = b->weights + (3 * (uint64_t)expert + which) * b->matrix_bytes,
+                                                  .row_bytes = row_bytes,
+                                                  .k = k,
+                                                  .row_begin = unit * UNIT,
+                                                  .row_end = unit * UNIT + UNIT < rows ? unit * UNIT + UNIT : rows,
+                                                  .x = down ? &b->mid : &b->in,
+                                                  .index = down ? NULL : b->index,
+                                                  .n = b->n,
+                                                  .y = y[which] + (size_t)slot * b->n * rows,
+                                                  .ldy = rows,
+                                                  .scratch = b->scratch + me->index * b->scratch_bytes});
 }
 
 /* Groups of experts: all gates and ups, meet, all downs, meet. */
@@ -124,13 +136,17 @@ static void run_groups(const struct worker *me, void *ctx) {
         for (uint32_t u; pool_next(&b->counters[at % 4], b->group * 2 * up_units, &u);)
             product(b, me, experts[u / (2 * up_units)], u / up_units % 2, u % up_units, u / (2 * up_units));
         pool_barrier(me);
-        if (me->index == 0) pool_counter_reset(&b->counters[(++at + 1) % 4]);
-        else at++;
+        if (me->index == 0)
+            pool_counter_reset(&b->counters[(++at + 1) % 4]);
+        else
+            at++;
         for (uint32_t u; pool_next(&b->counters[at % 4], b->group * down_units, &u);)
             product(b, me, experts[u / down_units], 2, u % down_units, u / down_units);
         pool_barrier(me);
-        if (me->index == 0) pool_counter_reset(&b->counters[(++at + 1) % 4]);
-        else at++;
+        if (me->index == 0)
+            pool_counter_reset(&b->counters[(++at + 1) % 4]);
+        else
+            at++;
     }
 }
 
@@ -230,7 +246,7 @@ static void measure(struct bench *b, int reps, const char *part) {
     free(order);
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------------------------------- */
+/* ---- set-up ----------------------------------------------------------------------------------------------------- */
 
 static void *take(uint64_t bytes) {
     void *p;
@@ -248,7 +264,8 @@ static void make_acts(struct acts *a, size_t k) {
     acts_layout(a, take(acts_bytes(BATCH, k)));
 }
 
-static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa from, enum cpu_isa to, int threads, int reps, const char *part) {
+static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa from, enum cpu_isa to, int threads, int reps,
+                         const char *part) {
     uint64_t row = 0;
     if (!tensor_row_bytes(type, EMBD, &row)) return;
     b->type = type;
@@ -288,13 +305,20 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         bool ok = true;
-        if (!strcmp(argv[i], "--isa")) ok = cpu_isa_from_name(span_of(value), &from) && (to = from) <= cpu_isa_best();
-        else if (!strcmp(argv[i], "--type")) ok = tensor_type_from_name(span_of(value), &only);
-        else if (!strcmp(argv[i], "--threads")) ok = (threads = atoi(value)) >= 1;
-        else if (!strcmp(argv[i], "--reps")) ok = (reps = atoi(value)) >= 1 && reps <= MAX_REPS;
-        else if (!strcmp(argv[i], "--part")) part = value;
-        else if (!strcmp(argv[i], "--pool")) ok = (b->pool_bytes = (uint64_t)atoi(value) << 20) >= 64 << 20;
-        else ok = false;
+        if (!strcmp(argv[i], "--isa"))
+            ok = cpu_isa_from_name(span_of(value), &from) && (to = from) <= cpu_isa_best();
+        else if (!strcmp(argv[i], "--type"))
+            ok = tensor_type_from_name(span_of(value), &only);
+        else if (!strcmp(argv[i], "--threads"))
+            ok = (threads = atoi(value)) >= 1;
+        else if (!strcmp(argv[i], "--reps"))
+            ok = (reps = atoi(value)) >= 1 && reps <= MAX_REPS;
+        else if (!strcmp(argv[i], "--part"))
+            part = value;
+        else if (!strcmp(argv[i], "--pool"))
+            ok = (b->pool_bytes = (uint64_t)atoi(value) << 20) >= 64 << 20;
+        else
+            ok = false;
         if (!ok) {
             fprintf(stderr, "kernels: bad %s %s; usage is in the first comment of bench/kernels.c\n", argv[i], value);
             return 2;
@@ -310,7 +334,8 @@ int main(int argc, char **argv) {
     b->down = take(slots * EMBD * sizeof(float));
     for (int i = 0; i < BATCH; i++) b->index[i] = (i * 37 + 11) % BATCH;
     printf("prefill columns: 8 16 32 64 128 tokens an expert\n");
-    static const enum tensor_type types[] = {TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_Q8_0, TYPE_Q4_0, TYPE_F16, TYPE_BF16, TYPE_F32};
+    static const enum tensor_type types[] = {TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_Q8_0,
+                                             TYPE_Q4_0, TYPE_F16,  TYPE_BF16, TYPE_F32};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (only == TYPE_COUNT || only == types[i]) measure_type(b, types[i], from, to, threads, reps, part);
     return 0;

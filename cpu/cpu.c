@@ -49,7 +49,6 @@ void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit) {
         cpu_fill_quants_avx512(ops);
         cpu_fill_ops_avx512(ops);
     }
-    if (ops->isa >= ISA_AVX2) cpu_fill_blas(ops);
 }
 
 uint64_t acts_bytes(size_t n, size_t k) {

@@ -106,6 +106,5 @@ void cpu_fill_quants_avx2(struct cpu_ops *ops);
 void cpu_fill_ops_avx2(struct cpu_ops *ops);
 void cpu_fill_quants_avx512(struct cpu_ops *ops);
 void cpu_fill_ops_avx512(struct cpu_ops *ops);
-void cpu_fill_blas(struct cpu_ops *ops); /* gemm_blas.c: F32/F16 matmul for many vectors */
 
 #endif

@@ -7,7 +7,7 @@
 
 enum { LANES = 8, PAIR = 2 * LANES, TILE = 5, SUMS = 2, COLUMNS = 64 /* of a panel */ };
 
-/* ---- loads: 8 weights as binary32 ------------------------------------------------------------------------------------------- */
+/* ---- loads: 8 weights as binary32 ------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE __m256 load_f32(const uint8_t *at) { return _mm256_loadu_ps((const float *)at); }
 static ALWAYS_INLINE __m256 load_f16(const uint8_t *at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
@@ -33,7 +33,7 @@ static ALWAYS_INLINE void decode(__m256 (*load)(const uint8_t *), size_t bytes, 
 static void dequant_f16(const void *row, float *out, size_t k) { decode(load_f16, 2, row, out, k); }
 static void dequant_bf16(const void *row, float *out, size_t k) { decode(load_bf16, 2, row, out, k); }
 
-/* ---- few vectors ------------------------------------------------------------------------------------------------------------ */
+/* ---- few vectors ------------------------------------------------------------------------------------------------ */
 
 static inline float sum_f32(__m256 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -42,7 +42,8 @@ static inline float sum_f32(__m256 x) {
 }
 
 /* `streams` rows, `apart` rows from each other, times n vectors; all but r and apart are constants wherever this is inlined. */
-static ALWAYS_INLINE void rows_n(__m256 (*load)(const uint8_t *), size_t bytes, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
+static ALWAYS_INLINE void rows_n(__m256 (*load)(const uint8_t *), size_t bytes, const struct matmul *m, size_t r, size_t apart,
+                                 int streams, int n) {
     const float *x[FEW];
     const uint8_t *row[STREAMS];
     __m256 sum[STREAMS][FEW][SUMS];
@@ -58,14 +59,16 @@ static ALWAYS_INLINE void rows_n(__m256 (*load)(const uint8_t *), size_t bytes, 
             prefetch_ahead(row[s] + c * bytes, LANES * SUMS * bytes);
             for (int j = 0; j < SUMS; j++) {
                 const __m256 w = load(row[s] + (c + LANES * j) * bytes);
-                for (int v = 0; v < n; v++) sum[s][v][j] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[v] + c + LANES * j), sum[s][v][j]);
+                for (int v = 0; v < n; v++)
+                    sum[s][v][j] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x[v] + c + LANES * j), sum[s][v][j]);
             }
         }
     for (; c < m->k; c += LANES) {
         const size_t left = m->k - c < LANES ? m->k - c : LANES;
         for (int s = 0; s < streams; s++) {
             const __m256 w = load_rest(load, row[s] + c * bytes, left * bytes);
-            for (int v = 0; v < n; v++) sum[s][v][0] = _mm256_fmadd_ps(w, load_rest(load_f32, x[v] + c, left * sizeof(float)), sum[s][v][0]);
+            for (int v = 0; v < n; v++)
+                sum[s][v][0] = _mm256_fmadd_ps(w, load_rest(load_f32, x[v] + c, left * sizeof(float)), sum[s][v][0]);
         }
     }
     for (int s = 0; s < streams; s++)
@@ -80,7 +83,7 @@ static ALWAYS_INLINE void matvec(__m256 (*load)(const uint8_t *), size_t bytes, 
     for (size_t r = m->row_begin + share * streams; r < m->row_end; r++) rows_n(load, bytes, m, r, 0, 1, n);
 }
 
-/* ---- many vectors ----------------------------------------------------------------------------------------------------------- */
+/* ---- many vectors ----------------------------------------------------------------------------------------------- */
 
 typedef float panel_columns[PANEL_ROWS];
 
@@ -100,7 +103,9 @@ static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m256i ou
     out[3] = _mm256_unpackhi_epi64(b, d);
 }
 
-static ALWAYS_INLINE void put(panel_columns *p, int column, int row, __m256i values) { _mm256_store_si256((__m256i *)(p[column] + row), values); }
+static ALWAYS_INLINE void put(panel_columns *p, int column, int row, __m256i values) {
+    _mm256_store_si256((__m256i *)(p[column] + row), values);
+}
 
 static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row) {
     for (int c = 0; c < COLUMNS; c += 4) {
@@ -144,7 +149,8 @@ struct format {
     size_t bytes; /* of a weight */
 };
 
-static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns, panel_columns *p) {
+static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns,
+                       panel_columns *p) {
     const uint8_t *at = m->w + row * m->row_bytes + column * f->bytes;
     for (size_t h = 0; h < PANEL_ROWS; h += LANES, at += LANES * m->row_bytes) {
         if (rows >= h + LANES && columns == COLUMNS) {
@@ -158,7 +164,8 @@ static void open_panel(const struct format *f, const struct matmul *m, size_t ro
 }
 
 /* acc[v][row] += the product of `columns` columns from `column` on. n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, int n) {
+static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p,
+                               panel_columns *acc, int n) {
     const float *x[TILE];
     for (int v = 0; v < n; v++) x[v] = m->x->f32 + vector_of(m, first + v) * m->x->k + column;
     for (int row = 0; row < PANEL_ROWS; row += PAIR) {
@@ -180,13 +187,14 @@ static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t colu
     }
 }
 
-static void tile_n(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, size_t n) {
+static void tile_n(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p,
+                   panel_columns *acc, size_t n) {
     switch (n) {
-        case 1: tile(m, first, column, columns, p, acc, 1); break;
-        case 2: tile(m, first, column, columns, p, acc, 2); break;
-        case 3: tile(m, first, column, columns, p, acc, 3); break;
-        case 4: tile(m, first, column, columns, p, acc, 4); break;
-        default: tile(m, first, column, columns, p, acc, 5); break;
+    case 1: tile(m, first, column, columns, p, acc, 1); break;
+    case 2: tile(m, first, column, columns, p, acc, 2); break;
+    case 3: tile(m, first, column, columns, p, acc, 3); break;
+    case 4: tile(m, first, column, columns, p, acc, 4); break;
+    default: tile(m, first, column, columns, p, acc, 5); break;
     }
 }
 
@@ -208,16 +216,16 @@ static void gemm(const struct format f, const struct matmul *m) {
 
 _Static_assert(FEW == 4, "the cases of MATMUL");
 
-#define MATMUL(name, bytes)                                                                \
-    static void matmul_##name(const struct matmul *m) {                                    \
-        switch (m->n) {                                                                    \
-            case 0: break;                                                                 \
-            case 1: matvec(load_##name, bytes, m, 1); break;                               \
-            case 2: matvec(load_##name, bytes, m, 2); break;                               \
-            case 3: matvec(load_##name, bytes, m, 3); break;                               \
-            case 4: matvec(load_##name, bytes, m, 4); break;                               \
-            default: gemm((struct format){open_##name, bytes}, m); break;                  \
-        }                                                                                  \
+#define MATMUL(name, bytes)                                                                                                    \
+    static void matmul_##name(const struct matmul *m) {                                                                        \
+        switch (m->n) {                                                                                                        \
+        case 0: break;                                                                                                         \
+        case 1: matvec(load_##name, bytes, m, 1); break;                                                                       \
+        case 2: matvec(load_##name, bytes, m, 2); break;                                                                       \
+        case 3: matvec(load_##name, bytes, m, 3); break;                                                                       \
+        case 4: matvec(load_##name, bytes, m, 4); break;                                                                       \
+        default: gemm((struct format){open_##name, bytes}, m); break;                                                          \
+        }                                                                                                                      \
     }
 
 MATMUL(f32, 4)

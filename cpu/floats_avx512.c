@@ -11,15 +11,18 @@
 
 enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 2, COLUMNS = 64 /* of a panel */ };
 
-/* ---- loads: 16 weights as binary32; lanes outside `valid` read nothing and are 0 ------------------------------------------ */
+/* ---- loads: 16 weights as binary32; lanes outside `valid` read nothing and are 0 -------------------------------- */
 
 static ALWAYS_INLINE __m512 load_f32(const uint8_t *at, __mmask16 valid) { return _mm512_maskz_loadu_ps(valid, at); }
-static ALWAYS_INLINE __m512 load_f16(const uint8_t *at, __mmask16 valid) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, at)); }
+static ALWAYS_INLINE __m512 load_f16(const uint8_t *at, __mmask16 valid) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(valid, at));
+}
 static ALWAYS_INLINE __m512 load_bf16(const uint8_t *at, __mmask16 valid) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, at)), 16));
 }
 
-static ALWAYS_INLINE void decode(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const uint8_t *row, float *out, size_t k) {
+static ALWAYS_INLINE void decode(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const uint8_t *row, float *out,
+                                 size_t k) {
     for (size_t c = 0; c < k; c += 16) {
         const __mmask16 valid = k - c < 16 ? (__mmask16)((1u << (k - c)) - 1) : 0xffff;
         _mm512_mask_storeu_ps(out + c, valid, load(row + c * bytes, valid));
@@ -29,10 +32,11 @@ static ALWAYS_INLINE void decode(__m512 (*load)(const uint8_t *, __mmask16), siz
 static void dequant_f16(const void *row, float *out, size_t k) { decode(load_f16, 2, row, out, k); }
 static void dequant_bf16(const void *row, float *out, size_t k) { decode(load_bf16, 2, row, out, k); }
 
-/* ---- few vectors ------------------------------------------------------------------------------------------------------------ */
+/* ---- few vectors ------------------------------------------------------------------------------------------------ */
 
 /* `streams` rows, `apart` rows from each other, times n vectors; all but r and apart are constants wherever this is inlined. */
-static ALWAYS_INLINE void rows_n(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
+static ALWAYS_INLINE void rows_n(__m512 (*load)(const uint8_t *, __mmask16), size_t bytes, const struct matmul *m, size_t r,
+                                 size_t apart, int streams, int n) {
     const float *x[FEW];
     const uint8_t *row[STREAMS];
     __m512 sum[STREAMS][FEW][SUMS];
@@ -59,7 +63,8 @@ static ALWAYS_INLINE void rows_n(__m512 (*load)(const uint8_t *, __mmask16), siz
         }
     }
     for (int s = 0; s < streams; s++)
-        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = _mm512_reduce_add_ps(_mm512_add_ps(sum[s][v][0], sum[s][v][1]));
+        for (int v = 0; v < n; v++)
+            m->y[v * m->ldy + r + s * apart] = _mm512_reduce_add_ps(_mm512_add_ps(sum[s][v][0], sum[s][v][1]));
 }
 
 /* n is a constant wherever this is inlined. */
@@ -70,7 +75,7 @@ static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), siz
     for (size_t r = m->row_begin + share * streams; r < m->row_end; r++) rows_n(load, bytes, m, r, 0, 1, n);
 }
 
-/* ---- many vectors ----------------------------------------------------------------------------------------------------------- */
+/* ---- many vectors ----------------------------------------------------------------------------------------------- */
 
 typedef float panel_columns[PANEL_ROWS];
 
@@ -129,7 +134,8 @@ struct format {
     size_t bytes; /* of a weight */
 };
 
-static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns, panel_columns *p) {
+static void open_panel(const struct format *f, const struct matmul *m, size_t row, size_t rows, size_t column, size_t columns,
+                       panel_columns *p) {
     const uint8_t *at = m->w + row * m->row_bytes + column * f->bytes;
     for (size_t h = 0; h < PANEL_ROWS; h += HALF, at += HALF * m->row_bytes) {
         if (rows >= h + HALF && columns == COLUMNS) {
@@ -143,7 +149,8 @@ static void open_panel(const struct format *f, const struct matmul *m, size_t ro
 }
 
 /* acc[v][row] += the product of `columns` columns from `column` on. n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, int n) {
+static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p,
+                               panel_columns *acc, int n) {
     const float *x[TILE];
     __m512 sum[TILE][2];
     for (int v = 0; v < n; v++) {
@@ -159,17 +166,19 @@ static ALWAYS_INLINE void tile(const struct matmul *m, size_t first, size_t colu
         }
     }
     for (int v = 0; v < n; v++)
-        for (int h = 0; h < 2; h++) _mm512_store_ps(acc[v] + HALF * h, _mm512_add_ps(sum[v][h], _mm512_load_ps(acc[v] + HALF * h)));
+        for (int h = 0; h < 2; h++)
+            _mm512_store_ps(acc[v] + HALF * h, _mm512_add_ps(sum[v][h], _mm512_load_ps(acc[v] + HALF * h)));
 }
 
-static void tile_n(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p, panel_columns *acc, size_t n) {
+static void tile_n(const struct matmul *m, size_t first, size_t column, size_t columns, const panel_columns *p,
+                   panel_columns *acc, size_t n) {
     switch (n) {
-        case 1: tile(m, first, column, columns, p, acc, 1); break;
-        case 2: tile(m, first, column, columns, p, acc, 2); break;
-        case 3: tile(m, first, column, columns, p, acc, 3); break;
-        case 4: tile(m, first, column, columns, p, acc, 4); break;
-        case 5: tile(m, first, column, columns, p, acc, 5); break;
-        default: tile(m, first, column, columns, p, acc, 6); break;
+    case 1: tile(m, first, column, columns, p, acc, 1); break;
+    case 2: tile(m, first, column, columns, p, acc, 2); break;
+    case 3: tile(m, first, column, columns, p, acc, 3); break;
+    case 4: tile(m, first, column, columns, p, acc, 4); break;
+    case 5: tile(m, first, column, columns, p, acc, 5); break;
+    default: tile(m, first, column, columns, p, acc, 6); break;
     }
 }
 
@@ -191,16 +200,16 @@ static void gemm(const struct format f, const struct matmul *m) {
 
 _Static_assert(FEW == 4, "the cases of MATMUL");
 
-#define MATMUL(name, bytes)                                                                \
-    static void matmul_##name(const struct matmul *m) {                                    \
-        switch (m->n) {                                                                    \
-            case 0: break;                                                                 \
-            case 1: matvec(load_##name, bytes, m, 1); break;                               \
-            case 2: matvec(load_##name, bytes, m, 2); break;                               \
-            case 3: matvec(load_##name, bytes, m, 3); break;                               \
-            case 4: matvec(load_##name, bytes, m, 4); break;                               \
-            default: gemm((struct format){open_##name, bytes}, m); break;                  \
-        }                                                                                  \
+#define MATMUL(name, bytes)                                                                                                    \
+    static void matmul_##name(const struct matmul *m) {                                                                        \
+        switch (m->n) {                                                                                                        \
+        case 0: break;                                                                                                         \
+        case 1: matvec(load_##name, bytes, m, 1); break;                                                                       \
+        case 2: matvec(load_##name, bytes, m, 2); break;                                                                       \
+        case 3: matvec(load_##name, bytes, m, 3); break;                                                                       \
+        case 4: matvec(load_##name, bytes, m, 4); break;                                                                       \
+        default: gemm((struct format){open_##name, bytes}, m); break;                                                          \
+        }                                                                                                                      \
     }
 
 MATMUL(f32, 4)

@@ -10,23 +10,29 @@
 enum { OPEN_ROWS_MAX = 16, PIECE_BYTES_MAX = PIECE / 32 * sizeof(struct block_q8_0) };
 
 /* Rows or blocks that are not there count as zeros. */
-static void open_padded(const struct blocked_format *f, const uint8_t *at, size_t stride, size_t rows, size_t bytes, struct panel *p, size_t row) {
+static void open_padded(const struct blocked_format *f, const uint8_t *at, size_t stride, size_t rows, size_t bytes,
+                        struct panel *p, size_t row) {
     uint8_t padded[OPEN_ROWS_MAX][PIECE_BYTES_MAX] = {{0}};
     for (size_t r = 0; r < rows; r++) memcpy(padded[r], at + r * stride, bytes);
     f->open(padded[0], PIECE_BYTES_MAX, p, (int)row);
 }
 
-static void open_panel(const struct blocked_format *f, const struct matmul *m, size_t row, size_t rows, size_t piece, struct panel *p) {
-    const size_t columns = m->k - piece * PIECE < PIECE ? m->k - piece * PIECE : PIECE, bytes = columns / f->block_weights * f->block_bytes;
+static void open_panel(const struct blocked_format *f, const struct matmul *m, size_t row, size_t rows, size_t piece,
+                       struct panel *p) {
+    const size_t columns = m->k - piece * PIECE < PIECE ? m->k - piece * PIECE : PIECE,
+                 bytes = columns / f->block_weights * f->block_bytes;
     const uint8_t *at = m->w + row * m->row_bytes + piece * (PIECE / f->block_weights * f->block_bytes);
     for (size_t r = 0; r < PANEL_ROWS; r += f->open_rows, at += f->open_rows * m->row_bytes) {
         const size_t left = rows < r ? 0 : rows - r;
-        if (left >= f->open_rows && columns == PIECE) f->open(at, m->row_bytes, p, (int)r);
-        else open_padded(f, at, m->row_bytes, left < f->open_rows ? left : f->open_rows, bytes, p, r);
+        if (left >= f->open_rows && columns == PIECE)
+            f->open(at, m->row_bytes, p, (int)r);
+        else
+            open_padded(f, at, m->row_bytes, left < f->open_rows ? left : f->open_rows, bytes, p, r);
     }
 }
 
-static void multiply(const struct blocked_format *f, const struct matmul *m, size_t first, size_t n, size_t row, size_t rows, struct prefetch *ahead) {
+static void multiply(const struct blocked_format *f, const struct matmul *m, size_t first, size_t n, size_t row, size_t rows,
+                     struct prefetch *ahead) {
     struct blocked *room = m->scratch;
     const size_t tiles = (n + f->most_vectors - 1) / f->most_vectors;
     memset(room->acc, 0, n * sizeof *room->acc);
@@ -43,7 +49,9 @@ static void multiply(const struct blocked_format *f, const struct matmul *m, siz
     for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
 }
 
-static size_t panel_rows(const struct matmul *m, size_t row) { return m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS; }
+static size_t panel_rows(const struct matmul *m, size_t row) {
+    return m->row_end - row < PANEL_ROWS ? m->row_end - row : PANEL_ROWS;
+}
 
 /* The rows of the panel at `row`, if there is one, to be fetched in `steps` steps. */
 static struct prefetch prefetch_panel(const struct matmul *m, size_t row, size_t steps) {

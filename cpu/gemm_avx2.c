@@ -11,7 +11,7 @@
 
 enum { LANES = 8 /* rows in a register */, PAIR = 2 * LANES, TILE = 4 };
 
-/* ---- opening 256 columns of 8 rows -------------------------------------------------------------------------------------- */
+/* ---- opening 256 columns of 8 rows ------------------------------------------------------------------------------ */
 
 /* 16 bytes of each of 8 rows, transposed: out[j] holds dword j of row r in lane r. */
 static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m256i out[4]) {
@@ -29,7 +29,9 @@ static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m256i ou
     out[3] = _mm256_unpackhi_epi64(b, d);
 }
 
-static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m256i levels) { _mm256_store_si256((__m256i *)p->w[quad][row], levels); }
+static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m256i levels) {
+    _mm256_store_si256((__m256i *)p->w[quad][row], levels);
+}
 static ALWAYS_INLINE __m256i low_nibbles(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 static ALWAYS_INLINE __m256i high_nibbles(__m256i x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
 
@@ -51,8 +53,10 @@ static ALWAYS_INLINE void open_scales_k(const uint8_t *at, size_t stride, struct
     __m256i h[4];
     transpose(at, stride, h);
     const __m256 d = column_f16(at, stride), dmin = column_f16(at + 2, stride);
-    const __m256i scale[2] = {_mm256_and_si256(h[1], six), _mm256_or_si256(low_nibbles(h[3]), _mm256_and_si256(_mm256_srli_epi16(h[1], 2), top))};
-    const __m256i min[2] = {_mm256_and_si256(h[2], six), _mm256_or_si256(high_nibbles(h[3]), _mm256_and_si256(_mm256_srli_epi16(h[2], 2), top))};
+    const __m256i scale[2] = {_mm256_and_si256(h[1], six),
+                              _mm256_or_si256(low_nibbles(h[3]), _mm256_and_si256(_mm256_srli_epi16(h[1], 2), top))};
+    const __m256i min[2] = {_mm256_and_si256(h[2], six),
+                            _mm256_or_si256(high_nibbles(h[3]), _mm256_and_si256(_mm256_srli_epi16(h[2], 2), top))};
     for (int g = 0; g < 8; g++) {
         put_scaled_byte(&p->scale[g][row], scale[g / 4], g % 4, d);
         put_scaled_byte(&p->min[g][row], min[g / 4], g % 4, dmin);
@@ -145,7 +149,7 @@ static void open_q4_0(const uint8_t *at, size_t stride, struct panel *p, int row
     }
 }
 
-/* ---- a panel times up to four vectors ------------------------------------------------------------------------------------- */
+/* ---- a panel times up to four vectors --------------------------------------------------------------------------- */
 
 /* `group`: columns that share a scale. `chain`: vpmaddubsw results that may be added in 16 bits; 0: weights are signed. */
 struct shape {
@@ -154,7 +158,8 @@ struct shape {
 };
 
 /* Sum of quads [quad, quad + count) of 16 rows and n vectors, added to dots. n, count and shape are constants here. */
-static ALWAYS_INLINE void add_quads(const struct panel *p, size_t quad, int row, const int8_t *const q[], int n, int count, bool is_signed, __m256i dots[][2]) {
+static ALWAYS_INLINE void add_quads(const struct panel *p, size_t quad, int row, const int8_t *const q[], int n, int count,
+                                    bool is_signed, __m256i dots[][2]) {
     __m256i pairs[TILE][2];
 #pragma GCC unroll 8
     for (int j = 0; j < count; j++) {
@@ -177,7 +182,7 @@ static ALWAYS_INLINE void add_quads(const struct panel *p, size_t quad, int row,
 }
 
 /* acc[v][row .. row+15] += the step's product with vectors first .. first+n-1. */
-static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[PANEL_ROWS], int n, const struct shape shape) {
+static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *acc, int n, const struct shape shape) {
     const struct panel *p = s->panel;
     const struct acts *x = s->m->x;
     const int per_group = 32 / shape.group, count = shape.chain ? shape.chain : 1;
@@ -199,38 +204,44 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
                     dots[v][0] = dots[v][1] = _mm256_set1_epi32(start);
                 }
 #pragma GCC unroll 8
-                for (int j = 0; j < shape.group / 4; j += count) add_quads(p, t * (shape.group / 4) + j, row, q, n, count, !shape.chain, dots);
+                for (int j = 0; j < shape.group / 4; j += count)
+                    add_quads(p, t * (shape.group / 4) + j, row, q, n, count, !shape.chain, dots);
                 for (int v = 0; v < n; v++)
                     for (int h = 0; h < 2; h++) {
                         float *sum = acc[v] + row + LANES * h;
                         const __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[v][h]), _mm256_set1_ps(x->d[at[v] / 32 + g]));
                         __m256 y = _mm256_fmadd_ps(dot, _mm256_load_ps(p->scale[t] + row + LANES * h), _mm256_load_ps(sum));
-                        if (shape.has_min) y = _mm256_fnmadd_ps(_mm256_load_ps(p->min[g] + row + LANES * h), _mm256_set1_ps(x->s32[at[v] / 32 + g]), y);
+                        if (shape.has_min)
+                            y = _mm256_fnmadd_ps(_mm256_load_ps(p->min[g] + row + LANES * h),
+                                                 _mm256_set1_ps(x->s32[at[v] / 32 + g]), y);
                         _mm256_store_ps(sum, y);
                     }
             }
         }
 }
 
-#define TILES(name, ...)                                                                                                                     \
-    static void name##_1(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 1, (struct shape){__VA_ARGS__}); }      \
-    static void name##_2(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 2, (struct shape){__VA_ARGS__}); }      \
-    static void name##_3(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 3, (struct shape){__VA_ARGS__}); }      \
-    static void name##_4(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 4, (struct shape){__VA_ARGS__}); }      \
+#define TILE_OF(name, n, ...)                                                                                                  \
+    static void name##_##n(const struct step *s, size_t i, panel_sums *acc) { tile(s, i, acc, n, (struct shape){__VA_ARGS__}); }
+#define TILES(name, ...)                                                                                                       \
+    TILE_OF(name, 1, __VA_ARGS__)                                                                                              \
+    TILE_OF(name, 2, __VA_ARGS__)                                                                                              \
+    TILE_OF(name, 3, __VA_ARGS__)                                                                                              \
+    TILE_OF(name, 4, __VA_ARGS__)                                                                                              \
     static const tile_fn name[TILE] = {name##_1, name##_2, name##_3, name##_4};
 
-TILES(tiles_4bit_min, 32, 8, true, false)  /* 8 * 2 * 15 * 127 < 32768 */
-TILES(tiles_5bit_min, 32, 4, true, false)  /* 4 * 2 * 31 * 127 < 32768 */
+TILES(tiles_4bit_min, 32, 8, true, false) /* 8 * 2 * 15 * 127 < 32768 */
+TILES(tiles_5bit_min, 32, 4, true, false) /* 4 * 2 * 31 * 127 < 32768 */
 TILES(tiles_4bit, 32, 8, false, true)
-TILES(tiles_6bit_16, 16, 2, false, true)   /* 2 * 2 * 63 * 127 < 32768 */
-TILES(tiles_signed, 32, 0, false, false)   /* 2 * 128 * 127 < 32768 */
+TILES(tiles_6bit_16, 16, 2, false, true) /* 2 * 2 * 63 * 127 < 32768 */
+TILES(tiles_signed, 32, 0, false, false) /* 2 * 128 * 127 < 32768 */
 
-/* ---- the table ---------------------------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------------------------------- */
 
-#define GEMM(name, tiles, offset, weights)                                                                       \
-    void gemm_##name##_avx2(const struct matmul *m) {                                                           \
-        static const struct blocked_format f = {open_##name, LANES, tiles, TILE, offset, weights, sizeof(struct block_##name)}; \
-        gemm_blocked(&f, m);                                                                                      \
+#define GEMM(name, tiles, offset, weights)                                                                                     \
+    void gemm_##name##_avx2(const struct matmul *m) {                                                                          \
+        static const struct blocked_format f = {                                                                               \
+            open_##name, LANES, tiles, TILE, offset, weights, sizeof(struct block_##name)};                                    \
+        gemm_blocked(&f, m);                                                                                                   \
     }
 
 GEMM(q4_0, tiles_4bit, 8, 32)

@@ -12,7 +12,7 @@
 
 enum { HALF = 16 /* rows in a register */, TILE = 6 };
 
-/* ---- opening 256 columns of 16 rows ------------------------------------------------------------------------------------- */
+/* ---- opening 256 columns of 16 rows ----------------------------------------------------------------------------- */
 
 /* 16 bytes of each of 16 rows, transposed: out[j] holds dword j of row r in lane r. */
 static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i out[4]) {
@@ -32,7 +32,9 @@ static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i ou
     out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m512i levels) { _mm512_store_si512(p->w[quad][row], levels); }
+static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m512i levels) {
+    _mm512_store_si512(p->w[quad][row], levels);
+}
 static ALWAYS_INLINE __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static ALWAYS_INLINE __m512i high_nibbles(__m512i x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
 
@@ -57,8 +59,10 @@ static ALWAYS_INLINE void open_scales_k(const uint8_t *at, size_t stride, struct
     __m512i h[4];
     transpose(at, stride, h);
     const __m512 d = halves(h[0]), dmin = halves(_mm512_srli_epi32(h[0], 16));
-    const __m512i scale[2] = {_mm512_and_si512(h[1], six), _mm512_or_si512(low_nibbles(h[3]), _mm512_and_si512(_mm512_srli_epi16(h[1], 2), top))};
-    const __m512i min[2] = {_mm512_and_si512(h[2], six), _mm512_or_si512(high_nibbles(h[3]), _mm512_and_si512(_mm512_srli_epi16(h[2], 2), top))};
+    const __m512i scale[2] = {_mm512_and_si512(h[1], six),
+                              _mm512_or_si512(low_nibbles(h[3]), _mm512_and_si512(_mm512_srli_epi16(h[1], 2), top))};
+    const __m512i min[2] = {_mm512_and_si512(h[2], six),
+                            _mm512_or_si512(high_nibbles(h[3]), _mm512_and_si512(_mm512_srli_epi16(h[2], 2), top))};
     for (int g = 0; g < 8; g++) {
         put_scaled_byte(&p->scale[g][row], scale[g / 4], g % 4, d);
         put_scaled_byte(&p->min[g][row], min[g / 4], g % 4, dmin);
@@ -81,7 +85,7 @@ static void open_q4_k(const uint8_t *at, size_t stride, struct panel *p, int row
 /* Adds bit `bit` of each byte as level bit 4. */
 static ALWAYS_INLINE __m512i with_fifth(__m512i nibbles, __m512i bits, int bit) {
     const __m512i moved = _mm512_rolv_epi32(bits, _mm512_set1_epi32((4 - bit) & 31)); /* neighbours' bits are masked off */
-    return _mm512_ternarylogic_epi32(nibbles, moved, _mm512_set1_epi8(16), 0xf8);    /* nibbles | (moved & 16) */
+    return _mm512_ternarylogic_epi32(nibbles, moved, _mm512_set1_epi8(16), 0xf8);     /* nibbles | (moved & 16) */
 }
 
 static void open_q5_k(const uint8_t *at, size_t stride, struct panel *p, int row) {
@@ -155,7 +159,7 @@ static void open_q4_0(const uint8_t *at, size_t stride, struct panel *p, int row
     }
 }
 
-/* ---- a panel times up to six vectors -------------------------------------------------------------------------------------- */
+/* ---- a panel times up to six vectors ---------------------------------------------------------------------------- */
 
 /* What tile() needs of one vector, where one register can address all of it. */
 struct vector_scales {
@@ -176,7 +180,7 @@ static ALWAYS_INLINE void load_scales(const struct step *s, size_t at, int group
 
 /* acc[v][row] += the step's product with vectors first .. first+n-1. n, group (columns that share a scale), has_min are
  * constants wherever this is inlined: 2n dots, 2n sums and two registers of weights are all the registers there are. */
-static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[PANEL_ROWS], int n, int group, bool has_min) {
+static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *acc, int n, int group, bool has_min) {
     const struct panel *p = s->panel;
     struct vector_scales scales[TILE];
     const int8_t *q[TILE];
@@ -193,7 +197,8 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
             const size_t t = g * (32 / group) + part;
             __m512i dots[TILE][2];
             for (int v = 0; v < n; v++)
-                dots[v][0] = dots[v][1] = has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(scales[v].start[t * (group / 16)]);
+                dots[v][0] = dots[v][1] =
+                    has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(scales[v].start[t * (group / 16)]);
 #pragma GCC unroll 8
             for (int j = 0; j < group / 4; j++) {
                 const size_t quad = t * (group / 4) + j;
@@ -210,7 +215,9 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
                 for (int h = 0; h < 2; h++) {
                     const __m512 dot = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[v][h]), _mm512_set1_ps(scales[v].d[g]));
                     sum[v][h] = _mm512_fmadd_ps(dot, _mm512_load_ps(p->scale[t] + HALF * h), sum[v][h]);
-                    if (has_min) sum[v][h] = _mm512_fnmadd_ps(_mm512_load_ps(p->min[g] + HALF * h), _mm512_set1_ps(scales[v].s32[g]), sum[v][h]);
+                    if (has_min)
+                        sum[v][h] =
+                            _mm512_fnmadd_ps(_mm512_load_ps(p->min[g] + HALF * h), _mm512_set1_ps(scales[v].s32[g]), sum[v][h]);
                 }
         }
     }
@@ -218,25 +225,27 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, float (*acc)[
         for (int h = 0; h < 2; h++) _mm512_store_ps(acc[v] + HALF * h, sum[v][h]);
 }
 
-#define TILES(name, group, has_min)                                                                                        \
-    static void name##_1(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 1, group, has_min); } \
-    static void name##_2(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 2, group, has_min); } \
-    static void name##_3(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 3, group, has_min); } \
-    static void name##_4(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 4, group, has_min); } \
-    static void name##_5(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 5, group, has_min); } \
-    static void name##_6(const struct step *s, size_t i, float (*acc)[PANEL_ROWS]) { tile(s, i, acc, 6, group, has_min); } \
+#define TILE_OF(name, n, group, has_min)                                                                                       \
+    static void name##_##n(const struct step *s, size_t i, panel_sums *acc) { tile(s, i, acc, n, group, has_min); }
+#define TILES(name, group, has_min)                                                                                            \
+    TILE_OF(name, 1, group, has_min)                                                                                           \
+    TILE_OF(name, 2, group, has_min)                                                                                           \
+    TILE_OF(name, 3, group, has_min)                                                                                           \
+    TILE_OF(name, 4, group, has_min)                                                                                           \
+    TILE_OF(name, 5, group, has_min)                                                                                           \
+    TILE_OF(name, 6, group, has_min)                                                                                           \
     static const tile_fn name[TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
 
 TILES(tiles_32_min, 32, true)
 TILES(tiles_32, 32, false)
 TILES(tiles_16, 16, false)
 
-/* ---- the table ---------------------------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------------------------------- */
 
-#define GEMM(name, tiles, offset, weights)                                                                       \
-    void gemm_##name##_avx512(const struct matmul *m) {                                                           \
+#define GEMM(name, tiles, offset, weights)                                                                                     \
+    void gemm_##name##_avx512(const struct matmul *m) {                                                                        \
         static const struct blocked_format f = {open_##name, HALF, tiles, TILE, offset, weights, sizeof(struct block_##name)}; \
-        gemm_blocked(&f, m);                                                                                      \
+        gemm_blocked(&f, m);                                                                                                   \
     }
 
 GEMM(q4_0, tiles_32, 8, 32)

@@ -34,12 +34,15 @@ struct prepared {
     float fold[16];               /* what scales (and minimums) of the piece are multiplied by */
 };
 
-/* 256 columns of 32 rows, woven for the blocked form: w[c/4][row][c%4] holds levels, weight = scale * (level - offset) - min. */
+/* 256 columns of 32 rows, woven for the blocked form: w[c/4][row][c%4] holds levels, weight = scale * (level - offset) - min.
+ */
 struct panel {
     _Alignas(64) uint8_t w[PIECE / 4][PANEL_ROWS][4];
     float scale[PIECE / 16][PANEL_ROWS]; /* per 16 or 32 columns, as the type has it */
     float min[PIECE / 32][PANEL_ROWS];
 };
+
+typedef float panel_sums[PANEL_ROWS];
 
 /* Scratch of a blocked product. */
 struct blocked {
@@ -47,7 +50,7 @@ struct blocked {
         struct panel panel;
         _Alignas(64) float f32[64][PANEL_ROWS]; /* the same for float types: one value per column and row */
     };
-    float acc[PASS][PANEL_ROWS];
+    panel_sums acc[PASS];
 };
 
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
@@ -76,11 +79,12 @@ struct step {
 };
 
 /* acc[v][row] += the step's product with vectors first .. first + (number of the function) */
-typedef void (*tile_fn)(const struct step *s, size_t first, float (*acc)[PANEL_ROWS]);
+typedef void (*tile_fn)(const struct step *s, size_t first, panel_sums *acc);
 
 /* What one instruction set knows about one quantized type. */
 struct blocked_format {
-    void (*open)(const uint8_t *at, size_t stride, struct panel *p, int row); /* 256 columns of open_rows rows, `stride` apart */
+    void (*open)(const uint8_t *at, size_t stride, struct panel *p,
+                 int row); /* 256 columns of open_rows rows, `stride` apart */
     size_t open_rows;
     const tile_fn *tiles; /* [most_vectors], for 1, 2, ... vectors */
     size_t most_vectors;

@@ -9,7 +9,7 @@
 
 #include "cpu/matmul.h"
 
-/* ---- activations ------------------------------------------------------------------------------------------------------ */
+/* ---- activations ------------------------------------------------------------------------------------------------ */
 
 static inline int32_t sum_i32(__m256i x) {
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -32,7 +32,10 @@ static inline void quantize_group(const float *x, int8_t *q, float *d, float *s3
         v[i] = _mm256_loadu_ps(x + 8 * i);
         most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
     }
-    const union { int32_t i; float f; } max = {max_i32(most)};
+    const union {
+        int32_t i;
+        float f;
+    } max = {max_i32(most)};
     const bool finite = max.i < 0x7f800000, usable = finite && max.f >= 0x1p-110f;
     const __m256 inverse = _mm256_set1_ps(127 / max.f);
     const __m256i keep = _mm256_set1_epi32(usable ? -1 : 0);
@@ -51,7 +54,7 @@ static void quantize(const struct acts *a, size_t begin, size_t end) {
         quantize_group(a->f32 + g * 32, a->q + g * 32, a->d + g, a->s32 + g, a->sum16 + 2 * g);
 }
 
-/* ---- vectors, rearranged ------------------------------------------------------------------------------------------------ */
+/* ---- vectors, rearranged ---------------------------------------------------------------------------------------- */
 
 /* How a type wants 256 columns: the order of their sixteen 16-byte chunks, how many of the eight 32-byte steps are added
  * before they are widened to 32 bits, the offset of its levels, and whether `fold` holds d of each 16 instead of d of each 32
@@ -68,7 +71,9 @@ static const struct layout layout_q6_k = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
 static const struct layout layout_q4_0 = {{0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15}, 2, 8, false};
 static const struct layout layout_q45_k = {{0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15}, 2, 0, false};
 
-static inline __m256i step_of(const struct prepared *p, int step) { return _mm256_load_si256((const __m256i *)(p->q + 32 * step)); }
+static inline __m256i step_of(const struct prepared *p, int step) {
+    return _mm256_load_si256((const __m256i *)(p->q + 32 * step));
+}
 static inline __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
 static inline void prepare_piece(const struct layout *l, const struct acts *x, size_t v, size_t column, struct prepared *p) {
@@ -90,7 +95,8 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
     }
     for (size_t g = 0; g < 8; g++) {
         const float d = g < groups ? x->d[at / 32 + g] : 0, s32 = g < groups ? x->s32[at / 32 + g] : 0;
-        if (l->fold_d16) p->fold[2 * g] = p->fold[2 * g + 1] = d;
+        if (l->fold_d16)
+            p->fold[2 * g] = p->fold[2 * g + 1] = d;
         else {
             p->fold[g] = d;
             p->fold[8 + g] = -s32;
@@ -98,22 +104,26 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
     }
 }
 
-/* ---- 256 columns of one row --------------------------------------------------------------------------------------------- */
+/* ---- 256 columns of one row ------------------------------------------------------------------------------------- */
 
 static inline __m256i load(const uint8_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
 /* 16 bytes from each of two places */
 static inline __m256i load_two(const uint8_t *low, const uint8_t *high) {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)), _mm_loadu_si128((const __m128i *)high), 1);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                   _mm_loadu_si128((const __m128i *)high), 1);
 }
 
 static inline __m256i low_nibbles(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 static inline __m256i high_nibbles(__m256i x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
-static inline __m256i start(const struct prepared *p, int step) { return _mm256_load_si256((const __m256i *)(p->start + 8 * step)); }
+static inline __m256i start(const struct prepared *p, int step) {
+    return _mm256_load_si256((const __m256i *)(p->start + 8 * step));
+}
 
 /* Sum of two steps in 32 bits, four (or with one scale for all, eight) lanes a group. */
 static inline __m256i dot_two(__m256i first, __m256i second, const struct prepared *p, int step) {
-    return widen(_mm256_add_epi16(_mm256_maddubs_epi16(first, step_of(p, step)), _mm256_maddubs_epi16(second, step_of(p, step + 1))));
+    return widen(
+        _mm256_add_epi16(_mm256_maddubs_epi16(first, step_of(p, step)), _mm256_maddubs_epi16(second, step_of(p, step + 1))));
 }
 
 /* Lanes 0-3 belong to scale a, lanes 4-7 to scale b. */
@@ -125,7 +135,8 @@ static inline __m256 add_scaled(__m256 sum, __m256i dots, __m256 scales, int a, 
 static inline __m256 eight_f16(const uint8_t *at, size_t stride) {
     uint16_t h[8];
     for (int i = 0; i < 8; i++) memcpy(h + i, at + i * stride, 2);
-    return _mm256_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
+    return _mm256_cvtph_ps(
+        _mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
 }
 
 static inline float one_f16(const uint8_t *at) {
@@ -153,7 +164,8 @@ struct levels {
     __m256i even[2], odd[2];
 };
 
-static ALWAYS_INLINE void dot_levels_k(const struct levels l[2], const uint8_t *header, const struct prepared *const p[], int n, __m256 sum[]) {
+static ALWAYS_INLINE void dot_levels_k(const struct levels l[2], const uint8_t *header, const struct prepared *const p[], int n,
+                                       __m256 sum[]) {
     __m256 scales, mins;
     scales_and_mins(header, &scales, &mins);
     for (int v = 0; v < n; v++) {
@@ -190,7 +202,8 @@ static ALWAYS_INLINE void dot_q5_k(const uint8_t *b, const struct prepared *cons
     for (int h = 0; h < 2; h++)
         for (int i = 0; i < 2; i++) {
             const uint8_t *qs = b + 48 + 64 * h + 16 * i, *qh = b + 16 + 16 * i;
-            const __m256i bytes = load_two(qs, qs + 32), bits = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)qh));
+            const __m256i bytes = load_two(qs, qs + 32),
+                          bits = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)qh));
             l[h].even[i] = _mm256_or_si256(low_nibbles(bytes), fifth(bits, 4 * h, 4 * h + 2));
             l[h].odd[i] = _mm256_or_si256(high_nibbles(bytes), fifth(bits, 4 * h + 1, 4 * h + 3));
         }
@@ -239,13 +252,14 @@ static ALWAYS_INLINE void dot_q4_0(const uint8_t *b, const struct prepared *cons
     for (int v = 0; v < n; v++) {
         const __m256 s = _mm256_mul_ps(scales, _mm256_load_ps(p[v]->fold));
         for (int i = 0; i < 4; i++) {
-            const __m256i dots = _mm256_add_epi32(dot_two(low_nibbles(bytes[i]), high_nibbles(bytes[i]), p[v], 2 * i), start(p[v], 2 * i));
+            const __m256i dots =
+                _mm256_add_epi32(dot_two(low_nibbles(bytes[i]), high_nibbles(bytes[i]), p[v], 2 * i), start(p[v], 2 * i));
             sum[v] = add_scaled(sum[v], dots, s, 2 * i, 2 * i + 1);
         }
     }
 }
 
-/* ---- matrix times few vectors -------------------------------------------------------------------------------------------- */
+/* ---- matrix times few vectors ----------------------------------------------------------------------------------- */
 
 struct format {
     void (*dot)(const uint8_t *piece, const struct prepared *const p[], int n, __m256 sum[]);
@@ -302,19 +316,21 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
 
 static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
     switch (m->n) {
-        case 1: matvec_n(f, m, 1); break;
-        case 2: matvec_n(f, m, 2); break;
-        case 3: matvec_n(f, m, 3); break;
-        case 4: matvec_n(f, m, 4); break;
-        default: break;
+    case 1: matvec_n(f, m, 1); break;
+    case 2: matvec_n(f, m, 2); break;
+    case 3: matvec_n(f, m, 3); break;
+    case 4: matvec_n(f, m, 4); break;
+    default: break;
     }
 }
 
-#define MATMUL(name, layout_name, weights)                                                                          \
-    static void matmul_##name(const struct matmul *m) {                                                             \
-        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                   \
-        if (m->n > FEW) gemm_##name##_avx2(m);                                                                      \
-        else matvec(f, m);                                                                                           \
+#define MATMUL(name, layout_name, weights)                                                                                     \
+    static void matmul_##name(const struct matmul *m) {                                                                        \
+        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                              \
+        if (m->n > FEW)                                                                                                        \
+            gemm_##name##_avx2(m);                                                                                             \
+        else                                                                                                                   \
+            matvec(f, m);                                                                                                      \
     }
 
 MATMUL(q4_0, layout_q4_0, 32)

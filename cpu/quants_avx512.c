@@ -10,14 +10,18 @@
 
 #include "cpu/matmul.h"
 
-/* ---- activations ------------------------------------------------------------------------------------------------------ */
+/* ---- activations ------------------------------------------------------------------------------------------------ */
 
 /* See quantize_group() of quants_ref.c, whose results these are bit for bit. */
 static inline void quantize_group(const float *x, int8_t *q, float *d, float *s32, int32_t *sum16) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    const __m512i ma = _mm512_and_si512(_mm512_castps_si512(a), magnitude), mb = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
-    const union { int32_t i; float f; } max = {_mm512_reduce_max_epi32(_mm512_max_epi32(ma, mb))};
+    const __m512i ma = _mm512_and_si512(_mm512_castps_si512(a), magnitude),
+                  mb = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
+    const union {
+        int32_t i;
+        float f;
+    } max = {_mm512_reduce_max_epi32(_mm512_max_epi32(ma, mb))};
     const bool finite = max.i < 0x7f800000, usable = finite && max.f >= 0x1p-110f;
     const __m512 inverse = _mm512_set1_ps(127 / max.f);
     const __mmask16 keep = usable ? 0xffff : 0;
@@ -36,7 +40,7 @@ static void quantize(const struct acts *a, size_t begin, size_t end) {
         quantize_group(a->f32 + g * 32, a->q + g * 32, a->d + g, a->s32 + g, a->sum16 + 2 * g);
 }
 
-/* ---- vectors, rearranged ------------------------------------------------------------------------------------------------ */
+/* ---- vectors, rearranged ---------------------------------------------------------------------------------------- */
 
 /* How a type wants 256 columns: the order of their sixteen 16-byte chunks, how many of the four 64-byte steps share an
  * accumulator, the offset of its levels, and the meaning of `fold`. */
@@ -75,12 +79,14 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
     const __m256 s32 = _mm256_maskz_loadu_ps(valid, x->s32 + at / 32);
     const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
     __m512 fold = _mm512_castps256_ps512(d);
-    if (l->fold == FOLD_D16) fold = _mm512_permutexvar_ps(twice, fold);
-    else fold = _mm512_insertf32x8(fold, _mm256_xor_ps(s32, _mm256_set1_ps(-0.0f)), 1);
+    if (l->fold == FOLD_D16)
+        fold = _mm512_permutexvar_ps(twice, fold);
+    else
+        fold = _mm512_insertf32x8(fold, _mm256_xor_ps(s32, _mm256_set1_ps(-0.0f)), 1);
     _mm512_store_ps(p->fold, fold);
 }
 
-/* ---- 256 columns of one row --------------------------------------------------------------------------------------------- */
+/* ---- 256 columns of one row ------------------------------------------------------------------------------------- */
 
 static inline __m512 spread_f16(const void *d) {
     uint16_t h;
@@ -92,7 +98,8 @@ static inline __m512 spread_f16(const void *d) {
 static inline __m256 eight_f16(const uint8_t *at, size_t stride) {
     uint16_t h[8];
     for (int i = 0; i < 8; i++) memcpy(h + i, at + i * stride, 2);
-    return _mm256_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
+    return _mm256_cvtph_ps(
+        _mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
 }
 
 /* Lanes 0-7: d * scale of the eight groups; lanes 8-15: dmin * minimum. `at`: d, dmin, twelve packed bytes. */
@@ -106,8 +113,9 @@ static inline __m512 scales_and_mins(const uint8_t *at) {
     const uint64_t nibbles = (high & 0x0f0f0f0full) | (high & 0xf0f0f0f0ull) << 28;
     const uint64_t second = nibbles | (low >> 2 & 0x3030303030303030ull);
     const __m128i bytes = _mm_unpacklo_epi32(_mm_cvtsi64_si128((long long)first), _mm_cvtsi64_si128((long long)second));
-    const __m256i halves = _mm256_shuffle_epi8(_mm256_set1_epi32((int)d), _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100,
-                                                                                            0x0302030203020302, 0x0302030203020302));
+    const __m256i halves =
+        _mm256_shuffle_epi8(_mm256_set1_epi32((int)d),
+                            _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302));
     return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), _mm512_cvtph_ps(halves));
 }
 
@@ -123,7 +131,8 @@ static ALWAYS_INLINE __m512i start(const struct prepared *p, int step) { return 
 
 /* Lane numbers a a a a b b b b c c c c d d d d */
 static ALWAYS_INLINE __m512i fours(int a, int b, int c, int d) {
-    return _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_setr_epi32(a, a, a, a, b, b, b, b)), _mm256_setr_epi32(c, c, c, c, d, d, d, d), 1);
+    return _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_setr_epi32(a, a, a, a, b, b, b, b)),
+                              _mm256_setr_epi32(c, c, c, c, d, d, d, d), 1);
 }
 
 /* Levels of Q4_K and Q5_K in the order of layout_q45_k: low[0], low[1]: the first and second 16 weights of groups 0 2 4 6,
@@ -132,7 +141,8 @@ struct levels {
     __m512i low[2], high[2];
 };
 
-static ALWAYS_INLINE void dot_levels_k(const struct levels *l, const uint8_t *header, const struct prepared *const p[], int n, __m512 sum[]) {
+static ALWAYS_INLINE void dot_levels_k(const struct levels *l, const uint8_t *header, const struct prepared *const p[], int n,
+                                       __m512 sum[]) {
     const __m512 scales = scales_and_mins(header);
     for (int v = 0; v < n; v++) {
         const __m512 s = _mm512_mul_ps(scales, _mm512_load_ps(p[v]->fold));
@@ -156,8 +166,9 @@ static ALWAYS_INLINE void dot_q4_k(const uint8_t *b, const struct prepared *cons
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i first, second;
     split_nibbles(b + 16, &first, &second);
-    const struct levels l = {{_mm512_and_si512(first, nibble), _mm512_and_si512(second, nibble)},
-                             {_mm512_and_si512(_mm512_srli_epi16(first, 4), nibble), _mm512_and_si512(_mm512_srli_epi16(second, 4), nibble)}};
+    const struct levels l = {
+        {_mm512_and_si512(first, nibble), _mm512_and_si512(second, nibble)},
+        {_mm512_and_si512(_mm512_srli_epi16(first, 4), nibble), _mm512_and_si512(_mm512_srli_epi16(second, 4), nibble)}};
     dot_levels_k(&l, b, p, n, sum);
 }
 
@@ -167,7 +178,9 @@ static ALWAYS_INLINE __m512i rotate_lanes(__m512i x, int a, int b, int c, int d)
 }
 
 /* (mask & low) | (~mask & high) */
-static ALWAYS_INLINE __m512i choose(__m512i mask, __m512i low, __m512i high) { return _mm512_ternarylogic_epi64(mask, low, high, 0xca); }
+static ALWAYS_INLINE __m512i choose(__m512i mask, __m512i low, __m512i high) {
+    return _mm512_ternarylogic_epi64(mask, low, high, 0xca);
+}
 
 static ALWAYS_INLINE void dot_q5_k(const uint8_t *b, const struct prepared *const p[], int n, __m512 sum[]) {
     const __m512i nibble = _mm512_set1_epi8(15), five = _mm512_set1_epi8(31);
@@ -177,7 +190,8 @@ static ALWAYS_INLINE void dot_q5_k(const uint8_t *b, const struct prepared *cons
     for (int half = 0; half < 2; half++) { /* bit g of qh[l] belongs to group g: move it to bit 4 */
         const __m512i bits = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(b + 16 + 16 * half)));
         l.low[half] = _mm512_and_si512(choose(nibble, byte[half], rotate_lanes(bits, 4, 2, 0, 62)), five);
-        l.high[half] = _mm512_and_si512(choose(nibble, _mm512_srli_epi16(byte[half], 4), rotate_lanes(bits, 3, 1, 63, 61)), five);
+        l.high[half] =
+            _mm512_and_si512(choose(nibble, _mm512_srli_epi16(byte[half], 4), rotate_lanes(bits, 3, 1, 63, 61)), five);
     }
     dot_levels_k(&l, b, p, n, sum);
 }
@@ -189,13 +203,16 @@ static ALWAYS_INLINE void dot_q6_k(const uint8_t *b, const struct prepared *cons
         const __m512i low = _mm512_loadu_si512(b + 64 * half);
         const __m512i bits = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(b + 128 + 32 * half)));
         level[2 * half] = _mm512_and_si512(choose(nibble, low, rotate_lanes(bits, 4, 4, 2, 2)), six);
-        level[2 * half + 1] = _mm512_and_si512(choose(nibble, _mm512_srli_epi16(low, 4), rotate_lanes(bits, 0, 0, 62, 62)), six);
+        level[2 * half + 1] =
+            _mm512_and_si512(choose(nibble, _mm512_srli_epi16(low, 4), rotate_lanes(bits, 0, 0, 62, 62)), six);
     }
-    const __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(b + 192)))), spread_f16(b + 208));
+    const __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(b + 192)))),
+                                        spread_f16(b + 208));
     for (int v = 0; v < n; v++) {
         const __m512 s = _mm512_mul_ps(scales, _mm512_load_ps(p[v]->fold));
         for (int i = 0; i < 4; i++)
-            sum[v] = add_scaled(sum[v], dot(start(p[v], i), level[i], p[v], i), s, fours(4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3));
+            sum[v] =
+                add_scaled(sum[v], dot(start(p[v], i), level[i], p[v], i), s, fours(4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3));
     }
 }
 
@@ -238,7 +255,7 @@ static ALWAYS_INLINE void dot_q4_0(const uint8_t *b, const struct prepared *cons
     }
 }
 
-/* ---- matrix times few vectors -------------------------------------------------------------------------------------------- */
+/* ---- matrix times few vectors ----------------------------------------------------------------------------------- */
 
 struct format {
     void (*dot)(const uint8_t *piece, const struct prepared *const p[], int n, __m512 sum[]);
@@ -289,19 +306,21 @@ static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m
 
 static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
     switch (m->n) {
-        case 1: matvec_n(f, m, 1); break;
-        case 2: matvec_n(f, m, 2); break;
-        case 3: matvec_n(f, m, 3); break;
-        case 4: matvec_n(f, m, 4); break;
-        default: break;
+    case 1: matvec_n(f, m, 1); break;
+    case 2: matvec_n(f, m, 2); break;
+    case 3: matvec_n(f, m, 3); break;
+    case 4: matvec_n(f, m, 4); break;
+    default: break;
     }
 }
 
-#define MATMUL(name, layout_name, weights)                                                                          \
-    static void matmul_##name(const struct matmul *m) {                                                             \
-        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                   \
-        if (m->n > FEW) gemm_##name##_avx512(m);                                                                    \
-        else matvec(f, m);                                                                                           \
+#define MATMUL(name, layout_name, weights)                                                                                     \
+    static void matmul_##name(const struct matmul *m) {                                                                        \
+        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                              \
+        if (m->n > FEW)                                                                                                        \
+            gemm_##name##_avx512(m);                                                                                           \
+        else                                                                                                                   \
+            matvec(f, m);                                                                                                      \
     }
 
 MATMUL(q4_0, layout_q4_0, 32)

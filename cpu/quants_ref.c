@@ -16,7 +16,7 @@ struct opened {
     float scale[GROUPS_MAX], offset[GROUPS_MAX];
 };
 
-/* ---- blocks -------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ----------------------------------------------------------------------------------------------------- */
 
 static void open_q4_0(const void *block, struct opened *o) {
     struct block_q4_0 b;
@@ -91,7 +91,7 @@ static void open_q6_k(const void *block, struct opened *o) {
     }
 }
 
-/* ---- what follows from an opened block ------------------------------------------------------------------------------ */
+/* ---- what follows from an opened block -------------------------------------------------------------------------- */
 
 struct format {
     void (*open)(const void *block, struct opened *o);
@@ -140,9 +140,9 @@ static inline void matmul_blocks(const struct format *f, const struct matmul *m)
         }
 }
 
-#define QUANTIZED(name, block_weights)                                                                    \
-    static const struct format format_##name = {open_##name, block_weights, sizeof(struct block_##name)}; \
-    static void dequant_##name(const void *row, float *out, size_t k) { dequant_blocks(&format_##name, row, out, k); } \
+#define QUANTIZED(name, block_weights)                                                                                         \
+    static const struct format format_##name = {open_##name, block_weights, sizeof(struct block_##name)};                      \
+    static void dequant_##name(const void *row, float *out, size_t k) { dequant_blocks(&format_##name, row, out, k); }         \
     static void matmul_##name(const struct matmul *m) { matmul_blocks(&format_##name, m); }
 
 QUANTIZED(q4_0, 32)
@@ -151,7 +151,7 @@ QUANTIZED(q4_k, QK_K)
 QUANTIZED(q5_k, QK_K)
 QUANTIZED(q6_k, QK_K)
 
-/* ---- float formats --------------------------------------------------------------------------------------------------- */
+/* ---- float formats ---------------------------------------------------------------------------------------------- */
 
 static void dequant_f32(const void *row, float *out, size_t k) { memcpy(out, row, k * sizeof *out); }
 
@@ -189,7 +189,7 @@ static void matmul_f32(const struct matmul *m) { matmul_floats(dequant_f32, 4, m
 static void matmul_f16(const struct matmul *m) { matmul_floats(dequant_f16, 2, m); }
 static void matmul_bf16(const struct matmul *m) { matmul_floats(dequant_bf16, 2, m); }
 
-/* ---- activations ------------------------------------------------------------------------------------------------------ */
+/* ---- activations ------------------------------------------------------------------------------------------------ */
 
 /* One group of 32. Values below 2^-110 cannot matter beside any normal float and would overflow 127/max: they become zero.
  * A group that holds an infinity or a NaN gets the scale NaN, so that every product with it shows it. */

@@ -37,7 +37,7 @@ static size_t row_bytes_of(enum tensor_type type, size_t k) {
 
 static const char *type_name(enum tensor_type type) { return tensor_type_info(type)->name; }
 
-/* ---- golden data -------------------------------------------------------------------------------------------------------- */
+/* ---- golden data ------------------------------------------------------------------------------------------------ */
 
 static uint8_t *read_file(const char *folder, const char *name, const char *suffix, size_t *bytes) {
     char path[512];
@@ -75,7 +75,8 @@ static void check_decoding(const char *folder, const char *name, enum tensor_typ
                 float want;
                 memcpy(&want, f32 + r * 2048 + 4 * i, 4);
                 if (!(out[i] == want || (isnan(out[i]) && isnan(want))))
-                    fail_test("%s (%s) row %zu weight %d: %.9g, golden %.9g", name, cpu_isa_name(isa), r, i, (double)out[i], (double)want);
+                    fail_test("%s (%s) row %zu weight %d: %.9g, golden %.9g", name, cpu_isa_name(isa), r, i, (double)out[i],
+                              (double)want);
             }
         }
     }
@@ -102,7 +103,7 @@ static void decoding_is_exact(void **state) {
     }
 }
 
-/* ---- one product, judged ------------------------------------------------------------------------------------------------- */
+/* ---- one product, judged ---------------------------------------------------------------------------------------- */
 
 enum weight_kind { RANDOM, MAXIMA /* all bits set, scales finite */, ZEROS, TINY_SCALES, HUGE_SCALES, WEIGHT_KINDS };
 enum act_kind { NORMAL, OUTLIERS, CONSTANT, ACT_ZEROS, ACT_KINDS };
@@ -127,18 +128,17 @@ static void fill_weights(struct product *p, enum weight_kind kind, uint64_t *see
     for (size_t r = 0; r < p->rows; r++)
         for (size_t b = 0; b < p->k / info->block_weights; b++) {
             uint8_t *at = p->w + r * p->row_bytes + b * info->block_bytes;
-            for (uint32_t i = 0; i < info->block_bytes; i++) at[i] = kind == MAXIMA ? 255 : kind == ZEROS ? 0 : (uint8_t)(next_random(seed) >> 40);
+            for (uint32_t i = 0; i < info->block_bytes; i++)
+                at[i] = kind == MAXIMA ? 255 : kind == ZEROS ? 0 : (uint8_t)(next_random(seed) >> 40);
             const float d = kind == ZEROS ? 0 : unit * (kind == MAXIMA ? 1 : fabsf(uniform(seed)));
             switch (p->type) {
-                case TYPE_F32: memcpy(at, &(float){d * uniform(seed) * 100}, 4); break;
-                case TYPE_F16: set_half(at, d * uniform(seed)); break;
-                case TYPE_BF16: memcpy(at, &(uint16_t){(uint16_t)(f32_to_f16(uniform(seed)) & 0xbfff)}, 2); break;
-                case TYPE_Q6_K: set_half(at + 208, d); break;
-                case TYPE_Q4_0:
-                case TYPE_Q8_0: set_half(at, d); break;
-                default:
-                    set_half(at, d);
-                    set_half(at + 2, fminf(d * fabsf(uniform(seed)) * 4, 65000));
+            case TYPE_F32: memcpy(at, &(float){d * uniform(seed) * 100}, 4); break;
+            case TYPE_F16: set_half(at, d * uniform(seed)); break;
+            case TYPE_BF16: memcpy(at, &(uint16_t){(uint16_t)(f32_to_f16(uniform(seed)) & 0xbfff)}, 2); break;
+            case TYPE_Q6_K: set_half(at + 208, d); break;
+            case TYPE_Q4_0:
+            case TYPE_Q8_0: set_half(at, d); break;
+            default: set_half(at, d); set_half(at + 2, fminf(d * fabsf(uniform(seed)) * 4, 65000));
             }
         }
 }
@@ -188,16 +188,25 @@ static float *run(const struct product *p, enum cpu_isa isa, size_t begin, size_
     const float poison = -7.75e30f;
     for (size_t i = 0; i < GUARD + p->n * ldy; i++) y[i] = poison;
     void *scratch = must_alloc(matmul_scratch_bytes(p->k));
-    ops.types[p->type].matmul(&(struct matmul){.w = p->w, .row_bytes = p->row_bytes, .k = p->k, .row_begin = begin, .row_end = end,
-                                               .x = &p->x, .index = index, .n = p->n, .y = y + GUARD, .ldy = ldy, .scratch = scratch});
+    ops.types[p->type].matmul(&(struct matmul){.w = p->w,
+                                               .row_bytes = p->row_bytes,
+                                               .k = p->k,
+                                               .row_begin = begin,
+                                               .row_end = end,
+                                               .x = &p->x,
+                                               .index = index,
+                                               .n = p->n,
+                                               .y = y + GUARD,
+                                               .ldy = ldy,
+                                               .scratch = scratch});
     for (size_t i = 0; i < GUARD; i++) assert_true(y[i] == poison);
     for (size_t v = 0; v < p->n; v++)
         for (size_t r = 0; r < ldy; r++) {
             const float got = y[GUARD + v * ldy + r];
             const bool wanted = r >= begin && r < end;
             if (wanted == (got == poison))
-                fail_test("%s (%s) rows [%zu,%zu) k %zu n %zu: output %zu of vector %zu was %s", type_name(p->type), cpu_isa_name(isa), begin,
-                          end, p->k, p->n, r, v, wanted ? "not written" : "overwritten");
+                fail_test("%s (%s) rows [%zu,%zu) k %zu n %zu: output %zu of vector %zu was %s", type_name(p->type),
+                          cpu_isa_name(isa), begin, end, p->k, p->n, r, v, wanted ? "not written" : "overwritten");
             if (r < p->rows) out[v * p->rows + r] = got;
         }
     free(y);
@@ -222,15 +231,16 @@ static void exact_dot(const struct product *p, size_t r, size_t v, double *dot, 
 }
 
 /* Against exact arithmetic the error is at most twice the reference's; against the reference only summation order differs. */
-static void judge(const struct product *p, enum cpu_isa isa, const float *ref, const float *got, const int32_t *index, const char *what) {
+static void judge(const struct product *p, enum cpu_isa isa, const float *ref, const float *got, const int32_t *index,
+                  const char *what) {
     for (size_t v = 0; v < p->n; v++)
         for (size_t r = 0; r < p->rows; r++) {
             double dot, size;
             exact_dot(p, r, index ? (size_t)index[v] : v, &dot, &size);
             const double a = ref[v * p->rows + r], b = got[v * p->rows + r], slack = 2e-6 * size + 1e-35;
             if (!(fabs(b - dot) <= 2 * fabs(a - dot) + slack && fabs(b - a) <= slack))
-                fail_test("%s (%s, %s) k %zu n %zu row %zu vector %zu: %.9g, reference %.9g, exact %.9g, terms %.3g", type_name(p->type),
-                          cpu_isa_name(isa), what, p->k, p->n, r, v, b, a, dot, size);
+                fail_test("%s (%s, %s) k %zu n %zu row %zu vector %zu: %.9g, reference %.9g, exact %.9g, terms %.3g",
+                          type_name(p->type), cpu_isa_name(isa), what, p->k, p->n, r, v, b, a, dot, size);
         }
 }
 
@@ -245,7 +255,7 @@ static void each(void (*test)(enum tensor_type, enum cpu_isa)) {
     }
 }
 
-/* ---- the cases ------------------------------------------------------------------------------------------------------------ */
+/* ---- the cases -------------------------------------------------------------------------------------------------- */
 
 static void check_sizes(enum tensor_type type, enum cpu_isa isa) {
     static const size_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64}, blocks[] = {1, 2, 3, 5, 7, 8, 9, 31};
@@ -275,7 +285,8 @@ static void check_values(enum tensor_type type, enum cpu_isa isa) {
     for (int w = 0; w < WEIGHT_KINDS; w++)
         for (int a = 0; a < ACT_KINDS; a++)
             for (int i = 0; i < 3; i++) {
-                struct product p = make_product(type, 33, 512 + (tensor_type_info(type)->block_weights < 256 ? 96 : 0), counts[i], counts[i]);
+                struct product p =
+                    make_product(type, 33, 512 + (tensor_type_info(type)->block_weights < 256 ? 96 : 0), counts[i], counts[i]);
                 fill_weights(&p, (enum weight_kind)w, &seed);
                 fill_acts(&p, (enum act_kind)a, &seed);
                 settle(&p);
@@ -296,7 +307,8 @@ static void check_saturation(enum tensor_type type, enum cpu_isa isa) {
         fill_weights(&p, MAXIMA, &seed);
         if (type == TYPE_Q8_0) /* -128 everywhere, and -128 beside 127 */
             for (size_t r = 0; r < p.rows; r++)
-                for (int c = 0; c < 512; c++) p.w[r * p.row_bytes + (size_t)(c / 32 * 34 + 2 + c % 32)] = r % 2 && c % 2 ? 127 : 128;
+                for (int c = 0; c < 512; c++)
+                    p.w[r * p.row_bytes + (size_t)(c / 32 * 34 + 2 + c % 32)] = r % 2 && c % 2 ? 127 : 128;
         for (size_t i = 0; i < 9 * 512; i++) ((float *)p.x.f32)[i] = sign & 2 && i % 2 ? -1 : 1;
         settle(&p);
         float *ref = run(&p, ISA_REF, 0, p.rows, NULL), *got = run(&p, isa, 0, p.rows, NULL);
@@ -329,7 +341,8 @@ static void check_independence(enum tensor_type type, enum cpu_isa isa) {
             float *part = run(&p, isa, cuts[c], cuts[c + 1], index);
             for (size_t v = 0; v < n; v++)
                 if (memcmp(part + v * rows + cuts[c], whole + v * rows + cuts[c], (cuts[c + 1] - cuts[c]) * sizeof(float)))
-                    fail_test("%s (%s) n %zu: rows [%zu,%zu) alone differ from the same rows in the whole", type_name(type), cpu_isa_name(isa), n, cuts[c], cuts[c + 1]);
+                    fail_test("%s (%s) n %zu: rows [%zu,%zu) alone differ from the same rows in the whole", type_name(type),
+                              cpu_isa_name(isa), n, cuts[c], cuts[c + 1]);
             free(part);
         }
         float *same = run(&p, isa, 0, rows, first);
@@ -356,7 +369,8 @@ static void check_batch_sizes(enum tensor_type type, enum cpu_isa isa) {
     for (size_t n = 16; n < 300; n = n < 40 ? n + 1 : n + 43) {
         p.n = n;
         float *some = run(&p, isa, 0, p.rows, NULL);
-        if (memcmp(some, all, n * p.rows * sizeof(float))) fail_test("%s (%s): a batch of %zu differs from a batch of 300", type_name(type), cpu_isa_name(isa), n);
+        if (memcmp(some, all, n * p.rows * sizeof(float)))
+            fail_test("%s (%s): a batch of %zu differs from a batch of 300", type_name(type), cpu_isa_name(isa), n);
         free(some);
     }
     free(all);
@@ -378,27 +392,50 @@ static void check_bad_scales(enum tensor_type type, enum cpu_isa isa) {
         float *got = run(&p, isa, 0, p.rows, NULL);
         for (size_t v = 0; v < p.n; v++)
             for (size_t r = 0; r < p.rows; r++)
-                if (r != 11) assert_true(got[v * p.rows + r] == good[v * p.rows + r]);
-                else assert_false(isfinite(got[v * p.rows + r]) && bad[i / 2] != 0xffff && bad[i / 2] != 0x7fff && type != TYPE_F32 && type != TYPE_BF16);
+                if (r != 11)
+                    assert_true(got[v * p.rows + r] == good[v * p.rows + r]);
+                else
+                    assert_false(isfinite(got[v * p.rows + r]) && bad[i / 2] != 0xffff && bad[i / 2] != 0x7fff &&
+                                 type != TYPE_F32 && type != TYPE_BF16);
         free(good);
         free(got);
         free_product(&p);
     }
 }
 
-static void sizes(void **state) { (void)state; each(check_sizes); }
-static void values(void **state) { (void)state; each(check_values); }
-static void no_saturation(void **state) { (void)state; each(check_saturation); }
-static void slices_and_index_lists(void **state) { (void)state; each(check_independence); }
-static void batch_sizes(void **state) { (void)state; each(check_batch_sizes); }
-static void bad_scales(void **state) { (void)state; each(check_bad_scales); }
+static void sizes(void **state) {
+    (void)state;
+    each(check_sizes);
+}
+static void values(void **state) {
+    (void)state;
+    each(check_values);
+}
+static void no_saturation(void **state) {
+    (void)state;
+    each(check_saturation);
+}
+static void slices_and_index_lists(void **state) {
+    (void)state;
+    each(check_independence);
+}
+static void batch_sizes(void **state) {
+    (void)state;
+    each(check_batch_sizes);
+}
+static void bad_scales(void **state) {
+    (void)state;
+    each(check_bad_scales);
+}
 
-/* ---- activations ----------------------------------------------------------------------------------------------------------- */
+/* ---- activations ------------------------------------------------------------------------------------------------ */
 
 static void quantized_activations_are_identical(void **state) {
     (void)state;
     enum { N = 3, K = 32 * 41 };
-    static const float special[] = {0, -0.0f, 1e-45f, 1e-40f, 0x1p-110f, 0x1.fffffep-111f, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN, 127, 126.5f, 63.5f, 0.5f, 1.5f};
+    static const float special[] = {0,       -0.0f,    1e-45f,   1e-40f,    0x1p-110f, 0x1.fffffep-111f,
+                                    FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN,       127,
+                                    126.5f,  63.5f,    0.5f,     1.5f};
     float *x = must_alloc(N * K * sizeof *x);
     uint64_t seed = 31;
     for (int i = 0; i < N * K; i++) x[i] = uniform(&seed) * ldexpf(1, (int)(next_random(&seed) % 7));
@@ -424,7 +461,8 @@ static void quantized_activations_are_identical(void **state) {
             int sum = 0;
             for (size_t i = 32 * g; i < 32 * g + 32; i++) {
                 sum += want.q[i];
-                assert_true(want.q[i] >= -127 && fabs((double)x[i] - (double)want.d[g] * want.q[i]) <= 0.5001 * (double)want.d[g] + 0x1p-110);
+                assert_true(want.q[i] >= -127 &&
+                            fabs((double)x[i] - (double)want.d[g] * want.q[i]) <= 0.5001 * (double)want.d[g] + 0x1p-110);
             }
             assert_int_equal(want.sum16[2 * g] + want.sum16[2 * g + 1], sum);
             assert_true(want.s32[g] == want.d[g] * (float)sum);
@@ -445,7 +483,7 @@ static void quantized_activations_are_identical(void **state) {
     free(got_room);
 }
 
-/* ---- golden dot products ---------------------------------------------------------------------------------------------------- */
+/* ---- golden dot products ---------------------------------------------------------------------------------------- */
 
 /* dots.json holds another runtime's products of the golden rows with three vectors. Ours must be as near to the exact product
  * as rounding each activation to 1/127 of its group's maximum allows, and near the other runtime's, whose activation scales
@@ -478,7 +516,15 @@ static void golden_dots(void **state) {
             cpu_ops_init(&ops, isa);
             ops.quantize(&x, 0, 3);
             float y[3][18], row[512];
-            ops.types[types[t]].matmul(&(struct matmul){.w = w, .row_bytes = row_bytes, .k = 512, .row_end = rows, .x = &x, .n = 3, .y = y[0], .ldy = 18, .scratch = scratch});
+            ops.types[types[t]].matmul(&(struct matmul){.w = w,
+                                                        .row_bytes = row_bytes,
+                                                        .k = 512,
+                                                        .row_end = rows,
+                                                        .x = &x,
+                                                        .n = 3,
+                                                        .y = y[0],
+                                                        .ldy = 18,
+                                                        .scratch = scratch});
             for (size_t r = 0; r < rows; r++) {
                 ops.types[types[t]].dequant(w + r * row_bytes, row, 512);
                 for (size_t v = 0; v < 3; v++) {
@@ -486,17 +532,22 @@ static void golden_dots(void **state) {
                     for (int c = 0; c < 512; c++) {
                         const double term = fabs((double)row[c] * x.f32[v * 512 + c]);
                         exact += (double)row[c] * x.f32[v * 512 + c];
-                        rounding += ops.types[types[t]].int8_acts ? fabs((double)row[c]) * x.d[(v * 512 + c) / 32] * 0.50001 : 0;
+                        rounding +=
+                            ops.types[types[t]].int8_acts ? fabs((double)row[c]) * x.d[(v * 512 + c) / 32] * 0.50001 : 0;
                         size += term;
                     }
-                    if (fabs(y[v][r] - exact) > rounding + 4e-6 * size) fail_test("%s (%s) row %zu vector %zu: %.9g, exact %.9g", names[t], cpu_isa_name(isa), r, v, (double)y[v][r], exact);
+                    if (fabs(y[v][r] - exact) > rounding + 4e-6 * size)
+                        fail_test("%s (%s) row %zu vector %zu: %.9g, exact %.9g", names[t], cpu_isa_name(isa), r, v,
+                                  (double)y[v][r], exact);
                     size_t i;
                     const json_t *entry;
                     json_array_foreach(json_object_get(root, "dots"), i, entry) {
                         if (strcmp(json_string_value(json_object_get(entry, "type")), names[t])) continue;
-                        if (strcmp(json_string_value(json_object_get(entry, "path")), "iqk")) continue; /* others: one scale per 256 */
+                        if (strcmp(json_string_value(json_object_get(entry, "path")), "iqk"))
+                            continue; /* others: one scale per 256 */
                         const double golden = json_number_value(json_array_get(json_object_get(entry, "dots"), v * rows + r));
-                        if (fabs(y[v][r] - golden) > 1e-2 * size + 2.5e-3) fail_test("%s row %zu vector %zu: %.9g, golden %.9g", names[t], r, v, (double)y[v][r], golden);
+                        if (fabs(y[v][r] - golden) > 1e-2 * size + 2.5e-3)
+                            fail_test("%s row %zu vector %zu: %.9g, golden %.9g", names[t], r, v, (double)y[v][r], golden);
                         compared++;
                     }
                 }
