@@ -1,14 +1,14 @@
 /* Speed of the weight kernels, on the shapes of Qwen3-30B-A3B's experts (gate, up 768 x 2048; down 2048 x 768).
  *
- * Decode: layers of 8 random experts and one token, rows shared out in units of 128 as the engine does, with its barriers;
- * printed as GB/s of weights and as % of a plain read of the same
- * memory between the runs (median of the ratios). The pool of random blocks
- * (1.5 GiB, more than any cache) is walked in random order, so every weight comes from memory.
- * Prefill: one expert after another, each with 8 to 128 tokens picked from a batch of 512; printed as thousands of
- * token-experts a second (one token through one expert, 4.72 M multiply-adds). Activations are quantized beforehand.
- * Every cell is the median of --reps runs.
+ * Decode: layers of 8 random experts and one token, rows shared out in units of --unit (128) with the engine's barriers;
+ * printed as GB/s of weights, and as % of plain reads of the same memory before and after each run (median of the ratios). The
+ * pool of random blocks (1.5 GiB, more than any cache) is walked in random order, so that every weight comes from memory.
+ * Prefill: four experts at a time, each with 8 to 128 tokens picked from a batch of 512; printed as thousands of
+ * token-experts a second (one token through one expert: 4.72 M multiply-adds). Activations are quantized beforehand.
+ * Every cell is the median of --reps short runs (5-20 ms), so that a busy machine disturbs some of them only.
  *
- *     kernels [--type NAME] [--isa ref|avx2|avx512] [--threads N] [--reps N] [--part decode|prefill] [--pool MiB] */
+ *     kernels [--type NAME] [--isa ref|avx2|avx512] [--threads N] [--reps N] [--part decode|prefill] [--unit ROWS] [--pool MiB]
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@
 #include "core/pool.h"
 #include "cpu/cpu.h"
 
-enum { EMBD = 2048, FF = 768, USED = 8, LAYERS = 48, BATCH = 512, UNIT = 128, COLUMNS = 5, MAX_REPS = 99 };
+enum { EMBD = 2048, FF = 768, USED = 8, LAYERS = 6, BATCH = 512, COLUMNS = 5, MAX_REPS = 999 };
 static const unsigned prefill_n[COLUMNS] = {8, 16, 32, 64, 128};
 
 struct bench {
@@ -35,6 +35,7 @@ struct bench {
     const uint32_t *order;       /* experts of the run in flight */
     uint32_t n_groups, group, n; /* groups of `group` experts; n tokens through each */
     struct pool_counter counters[4];
+    uint32_t unit;                              /* rows a worker takes at a time */
     uint64_t read_from, read_bytes, read_ahead; /* the plain read: a window of the pool, and its prefetch distance */
     uint64_t sums[64];
 };
@@ -116,8 +117,8 @@ static void product(struct bench *b, const struct worker *me, uint32_t expert, i
     b->ops.types[b->type].matmul(&(struct matmul){.w = b->weights + (3 * (uint64_t)expert + which) * b->matrix_bytes,
                                                   .row_bytes = row_bytes,
                                                   .k = k,
-                                                  .row_begin = unit * UNIT,
-                                                  .row_end = unit * UNIT + UNIT < rows ? unit * UNIT + UNIT : rows,
+                                                  .row_begin = unit * b->unit,
+                                                  .row_end = unit * b->unit + b->unit < rows ? unit * b->unit + b->unit : rows,
                                                   .x = down ? &b->mid : &b->in,
                                                   .index = down ? NULL : b->index,
                                                   .n = b->n,
@@ -129,7 +130,7 @@ static void product(struct bench *b, const struct worker *me, uint32_t expert, i
 /* Groups of experts: all gates and ups, meet, all downs, meet. */
 static void run_groups(const struct worker *me, void *ctx) {
     struct bench *b = ctx;
-    const uint32_t up_units = FF / UNIT, down_units = EMBD / UNIT;
+    const uint32_t up_units = (FF + b->unit - 1) / b->unit, down_units = (EMBD + b->unit - 1) / b->unit;
     unsigned at = 0;
     for (uint32_t g = 0; g < b->n_groups; g++) {
         const uint32_t *experts = b->order + g * b->group;
@@ -271,7 +272,7 @@ static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa fr
     b->type = type;
     b->matrix_bytes = row * FF;
     b->n_experts = (uint32_t)(b->pool_bytes / (3 * b->matrix_bytes));
-    b->read_bytes = b->pool_bytes / 8;
+    b->read_bytes = b->pool_bytes / 16;
     for (enum cpu_isa isa = from; isa <= to; isa++)
         for (int t = 1; t <= 2; t++) {
             if (threads && t != 1) continue;
@@ -297,11 +298,12 @@ static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa fr
 
 int main(int argc, char **argv) {
     enum cpu_isa from = ISA_AVX2, to = cpu_isa_best();
-    int threads = 0, reps = 7;
+    int threads = 0, reps = 31;
     const char *part = "all";
     enum tensor_type only = TYPE_COUNT;
     struct bench *b = take(sizeof *b);
     b->pool_bytes = 1536ull << 20;
+    b->unit = 128;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         bool ok = true;
@@ -315,6 +317,8 @@ int main(int argc, char **argv) {
             ok = (reps = atoi(value)) >= 1 && reps <= MAX_REPS;
         else if (!strcmp(argv[i], "--part"))
             part = value;
+        else if (!strcmp(argv[i], "--unit"))
+            ok = (b->unit = (uint32_t)atoi(value)) >= 64;
         else if (!strcmp(argv[i], "--pool"))
             ok = (b->pool_bytes = (uint64_t)atoi(value) << 20) >= 64 << 20;
         else

@@ -39,7 +39,7 @@ static void multiply(const struct blocked_format *f, const struct matmul *m, siz
     for (size_t piece = 0; piece < pieces_of(m->k); piece++) {
         open_panel(f, m, row, rows, piece, &room->panel);
         const size_t column = piece * PIECE, left = (m->k - column) / 32;
-        const struct step s = {&room->panel, m, column, left < 8 ? left : 8, f->offset, ahead};
+        const struct gemm_step s = {&room->panel, m, column, left < 8 ? left : 8, f->offset, ahead};
         for (size_t t = 0, at = 0; t < tiles; t++) { /* tiles of nearly equal size */
             const size_t count = (n - at + tiles - t - 1) / (tiles - t);
             f->tiles[count - 1](&s, first + at, room->acc + at);

@@ -182,7 +182,7 @@ static ALWAYS_INLINE void add_quads(const struct panel *p, size_t quad, int row,
 }
 
 /* acc[v][row .. row+15] += the step's product with vectors first .. first+n-1. */
-static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *acc, int n, const struct shape shape) {
+static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_sums *acc, int n, const struct shape shape) {
     const struct panel *p = s->panel;
     const struct acts *x = s->m->x;
     const int per_group = 32 / shape.group, count = shape.chain ? shape.chain : 1;
@@ -221,7 +221,9 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *a
 }
 
 #define TILE_OF(name, n, ...)                                                                                                  \
-    static void name##_##n(const struct step *s, size_t i, panel_sums *acc) { tile(s, i, acc, n, (struct shape){__VA_ARGS__}); }
+    static void name##_##n(const struct gemm_step *s, size_t i, panel_sums *acc) {                                             \
+        tile(s, i, acc, n, (struct shape){__VA_ARGS__});                                                                       \
+    }
 #define TILES(name, ...)                                                                                                       \
     TILE_OF(name, 1, __VA_ARGS__)                                                                                              \
     TILE_OF(name, 2, __VA_ARGS__)                                                                                              \

@@ -167,7 +167,7 @@ struct vector_scales {
     float d[8], s32[8];
 };
 
-static ALWAYS_INLINE void load_scales(const struct step *s, size_t at, int group, struct vector_scales *out) {
+static ALWAYS_INLINE void load_scales(const struct gemm_step *s, size_t at, int group, struct vector_scales *out) {
     const __mmask8 valid = (__mmask8)((1u << s->groups) - 1);
     const __mmask16 valid16 = (__mmask16)((1u << 2 * s->groups) - 1);
     const struct acts *x = s->m->x;
@@ -180,7 +180,7 @@ static ALWAYS_INLINE void load_scales(const struct step *s, size_t at, int group
 
 /* acc[v][row] += the step's product with vectors first .. first+n-1. n, group (columns that share a scale), has_min are
  * constants wherever this is inlined: 2n dots, 2n sums and two registers of weights are all the registers there are. */
-static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *acc, int n, int group, bool has_min) {
+static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_sums *acc, int n, int group, bool has_min) {
     const struct panel *p = s->panel;
     struct vector_scales scales[TILE];
     const int8_t *q[TILE];
@@ -226,7 +226,7 @@ static ALWAYS_INLINE void tile(const struct step *s, size_t first, panel_sums *a
 }
 
 #define TILE_OF(name, n, group, has_min)                                                                                       \
-    static void name##_##n(const struct step *s, size_t i, panel_sums *acc) { tile(s, i, acc, n, group, has_min); }
+    static void name##_##n(const struct gemm_step *s, size_t i, panel_sums *acc) { tile(s, i, acc, n, group, has_min); }
 #define TILES(name, group, has_min)                                                                                            \
     TILE_OF(name, 1, group, has_min)                                                                                           \
     TILE_OF(name, 2, group, has_min)                                                                                           \

@@ -34,8 +34,8 @@ struct prepared {
     float fold[16];               /* what scales (and minimums) of the piece are multiplied by */
 };
 
-/* 256 columns of 32 rows, woven for the blocked form: w[c/4][row][c%4] holds levels, weight = scale * (level - offset) - min.
- */
+/* 256 columns of 32 rows, woven for the blocked form: w[c/4][row][c%4] holds levels, weight = scale * (level - offset) -
+ * min. */
 struct panel {
     _Alignas(64) uint8_t w[PIECE / 4][PANEL_ROWS][4];
     float scale[PIECE / 16][PANEL_ROWS]; /* per 16 or 32 columns, as the type has it */
@@ -70,7 +70,7 @@ static ALWAYS_INLINE void prefetch_some(struct prefetch *p) {
 }
 
 /* 256 columns (or the `groups` 32-groups that are left) from `column` on, opened into `panel`. */
-struct step {
+struct gemm_step {
     const struct panel *panel;
     const struct matmul *m;
     size_t column, groups;
@@ -79,12 +79,12 @@ struct step {
 };
 
 /* acc[v][row] += the step's product with vectors first .. first + (number of the function) */
-typedef void (*tile_fn)(const struct step *s, size_t first, panel_sums *acc);
+typedef void (*tile_fn)(const struct gemm_step *s, size_t first, panel_sums *acc);
 
 /* What one instruction set knows about one quantized type. */
 struct blocked_format {
-    void (*open)(const uint8_t *at, size_t stride, struct panel *p,
-                 int row); /* 256 columns of open_rows rows, `stride` apart */
+    /* 256 columns of open_rows rows, `stride` bytes apart, into the panel from `row` on */
+    void (*open)(const uint8_t *at, size_t stride, struct panel *p, int row);
     size_t open_rows;
     const tile_fn *tiles; /* [most_vectors], for 1, 2, ... vectors */
     size_t most_vectors;
