@@ -10,7 +10,7 @@ set(text_may core text)
 set(engine_may core cpu gpu placement model text engine)
 set(server_may core model text engine server)
 set(cli_may core model text engine server cli)
-set(homes "hwloc.h=placement/" "cblas.h=cpu/gemm_blas.c" "jansson.h=runtime/core/json" "liburing.h=runtime/engine/stream_uring.c"
+set(homes "hwloc.h=placement/" "jansson.h=runtime/core/json" "liburing.h=runtime/engine/stream_uring.c"
   "histedit.h=runtime/cli/" "editline/readline.h=runtime/cli/" "immintrin.h=cpu/" "cuda_runtime.h=gpu/")
 
 set(bad "")
