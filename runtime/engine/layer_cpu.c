@@ -7,8 +7,7 @@
 
 #include "engine/step.h"
 
-/* Rows a worker takes at a time. Small enough to balance, long enough to stream: 128 rows of Q4_K are 147 KB at E = 2048. */
-enum { DENSE_ROWS = 128, EXPERT_ROWS = 128, ROUTER_ROWS = 64, QUERY_TILE = 32 };
+enum { QUERY_TILE = 32 /* queries a worker takes at a time */ };
 
 /* Norm and, when a consumer wants it, quantize every token's residual into `in`. */
 static void norm_tokens(struct step *s, const float *gain, bool int8) {
@@ -128,7 +127,7 @@ static void group_by_expert(struct graph *g, const struct network_layer *l) {
 static void route(struct step *s, const struct network_layer *l) {
     struct graph *g = s->g;
     const uint32_t n = g->batch->n, used = g->net->shape->n_experts_used, x = g->net->shape->n_experts;
-    step_jobs(s, &(struct job){&l->router, l->router.data, &g->in, NULL, n, g->router, x}, 1, ROUTER_ROWS);
+    step_jobs(s, &(struct job){&l->router, l->router.data, &g->in, NULL, n, g->router, x}, 1);
     for (uint32_t t = s->me->index; t < n; t += s->me->count)
         choose_experts(g->router + (size_t)t * x, x, used, g->expert + t * used, g->share + t * used);
     if (n > 1) step_end(s); /* one token: the same worker goes on */
@@ -170,19 +169,19 @@ void layer_cpu(struct step *s, uint32_t layer) {
     const struct job qkv[] = {{&l->q, l->q.data, &g->in, NULL, n, g->q, q_width},
                               {&l->k, l->k.data, &g->in, NULL, n, g->k, kv_width},
                               {&l->v, l->v.data, &g->in, NULL, n, g->v, kv_width}};
-    step_jobs(s, qkv, 3, DENSE_ROWS);
+    step_jobs(s, qkv, 3);
     rotate_and_store(s, l, layer);
     step_end(s);
     attend(s, layer);
     if (l->int8_attn_out) quantize_tokens(s, &g->attended);
-    step_jobs(s, &(struct job){&l->output, l->output.data, &g->attended, NULL, n, g->projected, e}, 1, DENSE_ROWS);
+    step_jobs(s, &(struct job){&l->output, l->output.data, &g->attended, NULL, n, g->projected, e}, 1);
 
     for (uint32_t t = s->me->index; t < n; t += s->me->count) g->ops->axpy(1, g->projected + t * e, e, g->x + t * e);
     norm_tokens(s, l->ffn_norm, l->int8_ffn_in); /* the same tokens, so no meeting in between */
     step_end(s);
     route(s, l);
-    step_jobs(s, g->jobs, g->n_jobs, EXPERT_ROWS);
+    step_jobs(s, g->jobs, g->n_jobs);
     activate(s, l->int8_ffn_mid);
-    step_jobs(s, g->down_jobs, g->n_down_jobs, EXPERT_ROWS);
+    step_jobs(s, g->down_jobs, g->n_down_jobs);
     combine(s); /* the next layer's norm takes the same tokens: no meeting needed */
 }

@@ -74,8 +74,8 @@ static inline void step_end(struct step *s) {
 
 static inline void *step_scratch(const struct step *s) { return s->g->thread_scratch + s->me->index * s->g->thread_scratch_bytes; }
 
-/* Run all rows of all jobs, in units of `rows` rows (a multiple of 64), and meet. */
-void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs, uint32_t rows);
+/* Run all rows of all jobs, shared out in stretches of rows, and meet. */
+void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs);
 
 /* One transformer layer for the graph's batch (layer_cpu.c). */
 void layer_cpu(struct step *s, uint32_t layer);
