@@ -8,8 +8,8 @@ set(placement_may core placement)
 set(model_may core model)
 set(text_may core text)
 set(engine_may core cpu gpu placement model text engine)
-set(server_may core model text engine server)
-set(cli_may core model text engine server cli)
+set(server_may core placement model text engine server)
+set(cli_may core placement model text engine server cli)
 set(homes "hwloc.h=placement/" "jansson.h=runtime/core/json" "liburing.h=runtime/engine/stream_uring.c"
   "histedit.h=runtime/cli/" "editline/readline.h=runtime/cli/" "immintrin.h=cpu/" "cuda_runtime.h=gpu/")
 

@@ -7,7 +7,10 @@
 #define COLDSTREAM_ENGINE_H
 
 #include "core/core.h"
+#include "engine/fetch.h"
 #include "model/model.h"
+#include "placement/facts.h"
+#include "placement/profile.h"
 #include "text/tokenizer.h"
 #include "text/chat.h"
 
@@ -22,6 +25,23 @@ struct engine_options {
     uint32_t ubatch;         /* tokens computed together in a prompt; 0: 512 */
     bool vocab_only;         /* tokenizer and metadata, no weights: sessions are refused */
     bool no_direct_io;       /* read through the page cache */
+
+    /* memory and streaming */
+    uint64_t ram_budget;     /* bytes of the whole process; 0: what is available, less a reserve */
+    uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: the default of session_open() */
+    uint32_t max_slots;      /* experts in RAM at most, over all layers; 0: as memory allows (tests, benchmarks) */
+    enum stream_kind stream;
+    bool fill_first;         /* return only when RAM holds all the experts it will; else they come on demand and in the background */
+    bool no_look_ahead;
+    const struct profile *profile; /* borrowed during engine_open(); NULL: none */
+    const struct facts *facts;     /* borrowed during engine_open(); NULL: read here, unmeasured */
+    /* Each token's chosen experts [n_experts_used], best first, on a worker's thread: to count, record, or replace them (replay;
+     * distinct ids < n_experts). `expected`: the look-ahead's guess for `layer`, replaceable too. May be NULL. */
+    void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
+    void *on_experts_ctx;
+    struct stream *(*wrap_stream)(void *ctx, struct stream *inner); /* tests: see fetch.h */
+    void *wrap_stream_ctx;
+
     bool kv_f32;             /* KV cache in binary32: for exact comparisons, slow */
     bool no_nfc;             /* tokenizer without Unicode normalization */
     struct log_sink log;
@@ -47,6 +67,23 @@ struct engine_info {
     bool direct_io;         /* weights were read with O_DIRECT */
 };
 void engine_get_info(const struct engine *e, struct engine_info *out);
+
+/* What streaming did since the engine was opened; differences of two calls describe a stretch. */
+struct engine_io {
+    uint32_t slots, experts;          /* room in RAM; experts of the model */
+    uint32_t resident;                /* experts in RAM now */
+    uint64_t tokens, batches;         /* computed */
+    uint64_t uses, hits;              /* (layer, expert) pairs a batch needed; of those, in RAM when asked for */
+    uint64_t demand_bytes, ahead_bytes, fill_bytes; /* read because needed, because expected, in the background */
+    uint64_t expected, expected_right;/* look-ahead: experts expected; of those, chosen */
+    uint64_t ahead_reads, ahead_used; /* experts read ahead; of those, chosen before they left */
+    uint64_t wait_ns;                 /* the workers had nothing to compute until a read ended */
+    uint64_t busy_ns;                 /* the drive had something to do */
+    uint64_t retries;                 /* of reads */
+    bool look_ahead_on;               /* it switches itself off while it loses */
+    const char *backend;              /* "io_uring", "pread" */
+};
+void engine_get_io(const struct engine *e, struct engine_io *out);
 
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 
@@ -77,7 +114,7 @@ struct eval {
  * last token's logits [n_vocab], valid until the next call on this session. At least one token. */
 enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) MUST_USE;
 
-/* Append one token: the decode step. */
+/* Append one token: the decode step. ERR_IO: weights could not be read; the session is as before, and may be tried again. */
 enum err session_append(struct session *s, int32_t token, const float **logits, struct reason *why) MUST_USE;
 
 #endif

@@ -1,0 +1,86 @@
+/* Groups of file ranges brought into memory whole: what lies between a stream and those who want weights.
+ *
+ * A group (an expert's three matrices, a piece of a dense tensor) is reported once, when all its bytes are there or when it
+ * failed for good. Continues short reads, repeats EINTR and EAGAIN, repeats EIO a bounded number of times, reads through the
+ * page cache where O_DIRECT is refused, falls back from io_uring to pread threads, and names file and offset in errors.
+ * One thread at a time, as with streams. No allocation after opening. */
+#ifndef COLDSTREAM_FETCH_H
+#define COLDSTREAM_FETCH_H
+
+#include "engine/stream.h"
+#include "model/model.h"
+
+enum {
+    FETCH_ALIGN = 4096,   /* of destinations; ranges are widened to multiples of it in the file */
+    FETCH_EXTENTS = 3,    /* most ranges a group */
+    FETCH_EIO_TRIES = 4   /* reads of one range before EIO is believed */
+};
+
+enum stream_kind { STREAM_AUTO, STREAM_URING, STREAM_PREAD };
+
+struct extent {
+    uint32_t file; /* index into model->files */
+    uint64_t offset, bytes;
+    void *to; /* FETCH_ALIGN-aligned, with room for fetch_room(); byte `offset` of the file lands at to + offset % FETCH_ALIGN */
+};
+
+/* Upper bound of the memory an extent of `bytes` needs wherever it begins. */
+static inline uint64_t fetch_room(uint64_t bytes) { return round_up(bytes, FETCH_ALIGN) + FETCH_ALIGN; }
+
+struct fetch_group {
+    struct extent extents[FETCH_EXTENTS];
+    uint32_t n;
+    uint64_t tag;
+};
+
+struct fetch_done {
+    uint64_t tag;
+    enum err code;             /* ERR_NONE: all bytes are there */
+    const struct reason *why;  /* of a failure; valid until the next call */
+    uint64_t bytes;            /* of the group's extents, widening not counted */
+    uint64_t ns;               /* from fetch_start() to the last byte */
+};
+
+struct fetch_options {
+    enum stream_kind kind;
+    unsigned groups;       /* most groups in flight; 0: 8 */
+    unsigned threads;      /* of the pread backend; 0: 4 */
+    bool no_direct_io;
+    uint64_t patience_ns;  /* a group without any answer for that long fails (its memory stays lent until it ends); 0: 60 s */
+    /* Tests: stands between fetch.c and the backend, takes ownership of `inner`. May be NULL. */
+    struct stream *(*wrap)(void *ctx, struct stream *inner);
+    void *wrap_ctx;
+    struct log_sink log;
+};
+
+struct fetch;
+
+enum err fetch_open(const struct model *m, const struct fetch_options *options, struct fetch **out, struct reason *why) MUST_USE;
+/* Waits for reads in flight. */
+void fetch_close(struct fetch **fetch);
+
+/* Groups that can be started before one has to be reaped. */
+unsigned fetch_free(const struct fetch *f);
+unsigned fetch_busy(const struct fetch *f); /* groups in flight */
+/* Queue a group; needs fetch_free() > 0. Nothing is sent before fetch_send() or fetch_poll(), so that a layer's misses go out
+ * in one system call. */
+void fetch_start(struct fetch *f, const struct fetch_group *group);
+void fetch_send(struct fetch *f);
+/* Groups that ended; waits for one at most `timeout_ns` (0: only looks) when any is in flight. */
+unsigned fetch_poll(struct fetch *f, struct fetch_done *out, unsigned max, uint64_t timeout_ns);
+
+struct fetch_counters {
+    uint64_t groups, bytes;            /* ended well */
+    uint64_t requests, retries, short_reads, failures;
+    uint64_t busy_ns;                  /* time with something in flight */
+    uint64_t sum_ns, max_ns;           /* of the groups' times */
+};
+void fetch_count(const struct fetch *f, struct fetch_counters *out);
+const char *fetch_backend(const struct fetch *f); /* "io_uring", "pread" */
+bool fetch_direct(const struct fetch *f);         /* every file is read with O_DIRECT */
+
+/* A file was cut or written to since the model was opened (size or mtime of the descriptor): ERR_IO with its name. Cheap: one
+ * fstat a file. */
+enum err fetch_check_files(const struct fetch *f, struct reason *why) MUST_USE;
+
+#endif
