@@ -22,6 +22,11 @@ struct cache_options {
     enum cache_policy policy;
     float half_life;            /* tokens; 0: the default */
     const float *prior;         /* [n_layers * n_experts] uses a token expected by a profile; NULL: none */
+
+    /* For experiments (bench/replay); 0: the default. */
+    float prior_weight;         /* tokens of seeing it that the prior is worth */
+    uint32_t floor;             /* slots a layer; n_used */
+    uint32_t ring;              /* slots a class that passing experts may take from the decode set */
 };
 
 /* Why a slot is wanted. */
@@ -52,10 +57,11 @@ void cache_advance(struct cache *c, uint32_t n_tokens);
 /* Experts the look-ahead expects in `layer`: kept until that layer was used. */
 void cache_expect(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n);
 
-/* Bind a slot to an expert that has none: a free one, or one whose expert leaves now. It is loading until cache_landed().
- * -1: none may leave at the moment. */
+/* Bind a slot to an expert that has none: a free one, or one whose expert leaves now. It is loading until cache_landed(); to
+ * keep it after that, hold it before. -1: none may leave at the moment. For CACHE_DEMAND that means that every slot of the
+ * class is held or loading; for CACHE_PASSING also that a whole ring of passing experts is: finish some of them first. */
 int32_t cache_take(struct cache *c, uint32_t layer, uint32_t expert, enum cache_cause cause);
-/* Loading ended: the expert is ready, or (not ok) the slot is free again. */
+/* Loading ended: the expert is ready, or (not ok) bound to nothing; the slot is then free once its holds are released. */
 void cache_landed(struct cache *c, int32_t slot, bool ok);
 /* A held slot does not leave. Holds are counted. Holding a loading one is allowed. */
 void cache_hold(struct cache *c, int32_t slot);
