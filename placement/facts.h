@@ -14,7 +14,7 @@ enum {
     FACTS_MAX_NODES = 64,
     FACTS_MAX_RATES = 32,
     FACTS_MAX_KERNELS = 256,
-    FACTS_MAX_DRIVES = 8,
+    FACTS_MAX_DRIVES = 16,
     FACTS_MAX_GPUS = 16,
     FACTS_NO_NODE = -1
 };
@@ -33,8 +33,8 @@ struct facts_kernel {
     char type[12];                  /* a weight type's lower-case name: "q4_k" */
     char isa[8];                    /* "avx2" */
     unsigned threads;
-    double decode_bytes_per_s;      /* weights read a second with one vector, memory cold */
-    double batch_macs_per_s;        /* multiply-adds a second with many vectors */
+    double decode_bytes_per_s;      /* one vector, memory cold: layer steps of eight 2048 x 768 experts, meetings included */
+    double batch_macs_per_s;        /* multiply-adds a second of 128 vectors with matrices of 2048 columns */
 };
 
 struct facts_drive_rate { /* random reads of model-file ranges into a pool-sized buffer */
@@ -49,6 +49,7 @@ struct facts_drive {
     char model[64];                 /* what the hardware calls itself; may be empty */
     int node;                       /* NUMA node it hangs on, or FACTS_NO_NODE */
     bool direct_io;                 /* O_DIRECT was accepted */
+    bool extra;                     /* found by the probe alone: a volume over several drives, a plugged-in or network disk */
     unsigned n_rates;
     struct facts_drive_rate rates[FACTS_MAX_RATES];
 };
@@ -64,12 +65,13 @@ struct facts_gpu {
     int node;
 };
 
+/* Tens of KB: keep it on the heap. Texts are printable ASCII or UTF-8 without control characters. */
 struct facts {
     char name[64];                  /* "rtx4060ti-16g"; the host's own: "this machine" */
     char cpu[96];                   /* model name */
-    char isa[8];                    /* best of "ref", "avx2", "avx512" */
+    char isa[8];                    /* best of "ref", "avx2", "avx512"; "" from facts_read(): the engine knows */
     unsigned n_packages, n_nodes, n_cores, n_threads; /* cores and hardware threads this process may use */
-    struct facts_node nodes[FACTS_MAX_NODES];
+    struct facts_node nodes[FACTS_MAX_NODES]; /* [n_nodes], at least one; their cores add up to n_cores */
     int core_cpus[FACTS_MAX_CORES]; /* one operating-system CPU id a core, its first hardware thread */
     int core_node[FACTS_MAX_CORES]; /* NUMA node index of each core, 0 when unknown */
     uint64_t l2_bytes, l3_bytes;    /* of one core; of one package */
@@ -88,14 +90,24 @@ struct facts {
     struct facts_gpu gpus[FACTS_MAX_GPUS];
 };
 
-/* This machine's topology and memory; every measured field is left at 0. */
+/* This machine's topology, drives, NVIDIA GPUs and memory; every measured field, VRAM included, is left at 0. Tens of
+ * milliseconds. */
 enum err facts_read(struct facts *out, struct reason *why) MUST_USE;
 
-/* A machine file. Untrusted: every number is range-checked; unknown keys are ignored; another version is refused. */
+/* A machine file. Untrusted: every number is range-checked; unknown keys are ignored; another version is refused. On failure
+ * *out is empty and `why` names the key. What is written reads back as the same values. */
 enum err facts_parse(struct span json, struct facts *out, struct reason *why) MUST_USE;
 void facts_write(const struct facts *f, struct text *out);
 
-/* Changes when a measurement would: CPU model, cores, memory size, drives, GPUs. Not with what is free at the moment. */
+/* Changes when a measurement would: CPU model, cores, memory size, drives, GPUs. Not with what is free or limited at the moment,
+ * nor with what was measured (extra drives are). */
 uint64_t facts_fingerprint(const struct facts *f);
+
+/* The drive called `name`; NULL: not listed. */
+const struct facts_drive *facts_find_drive(const struct facts *f, const char *name);
+
+/* Copy what was measured on this machine before, to facts that were read now: rates, kernels, isa, drives' rates, extra drives,
+ * GPU rates. What `to` has measured itself stays, so that two probes with models on two drives add up. */
+void facts_take_measurements(struct facts *to, const struct facts *from);
 
 #endif
