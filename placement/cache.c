@@ -258,17 +258,6 @@ static void rescale(struct cache *c, uint64_t end) {
     c->base = end;
 }
 
-/* Room for `n` more serial numbers. What is older than half the range becomes equally old. */
-static void rebase_recent(struct cache *c, uint32_t n) {
-    if (c->recent <= RECENT_LIMIT - (int32_t)n) return;
-    const int32_t shift = RECENT_LIMIT / 2;
-    for (uint32_t i = 0; i < c->n_cells; i++) {
-        c->last[i] = c->last[i] > shift ? c->last[i] - shift : 0;
-        if (c->slot_of[i] != NONE) c->slot_last[c->slot_of[i]] = c->last[i];
-    }
-    c->recent -= shift;
-}
-
 static void end_expectations(struct cache *c, uint32_t layer) {
     for (uint32_t i = layer * c->n_experts, end = i + c->n_experts; i < end; i++) {
         c->marks[i] &= (uint8_t)~EXPECTED;
@@ -298,7 +287,8 @@ void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t
     assert(layer < c->n_layers && n_tokens < INT32_MAX / 2);
     if (c->batch < n_tokens) c->batch = n_tokens;
     rescale(c, c->clock + c->batch);
-    rebase_recent(c, n_tokens);
+    /* After 2^31 layers of tokens LRU stops learning; it is there for comparison, and that is a year. */
+    if (c->recent > RECENT_LIMIT - (int32_t)n_tokens) c->recent = RECENT_LIMIT - (int32_t)n_tokens;
     end_expectations(c, layer);
     /* Backwards, so that however long the prompt is, the weights run out where they no longer matter. */
     const double last = n_tokens ? weight_at(c, c->clock + n_tokens - 1) : 0, step = exp2(-1 / c->half_life);
