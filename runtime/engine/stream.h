@@ -3,7 +3,9 @@
  * A stream knows no experts, retries nothing and interprets nothing: it reports what the system said, request by request.
  * What to do about errors and short reads is fetch.c's business. A stream may move between threads, but only one may be inside
  * it at a time (the owner's lock sees to that). Destination memory must stay valid until the result was reaped or the stream
- * was closed. Backends: io_uring (stream_uring.c), and a few pread threads where io_uring is denied (stream_pread.c). */
+ * was closed. Backends: io_uring (stream_uring.c), and a few pread threads where io_uring is denied (stream_pread.c).
+ *
+ * A read is in flight from the moment it was taken until its result was reaped. */
 #ifndef COLDSTREAM_STREAM_H
 #define COLDSTREAM_STREAM_H
 
@@ -32,7 +34,8 @@ struct stream_ops {
     /* Take up to `max` results. Waits until there is one, at most `timeout_ns` (0: only looks). Returns how many; 0 when time
      * ran out or nothing is in flight. */
     unsigned (*reap)(struct stream *s, struct stream_result *out, unsigned max, uint64_t timeout_ns);
-    /* Waits for what is in flight (a submitted block read cannot be cancelled), then frees everything, `s` included. */
+    /* Waits for reads the system is at (a submitted block read cannot be cancelled), drops those nobody began, then frees
+     * everything, `s` included. No destination is written to afterwards. */
     void (*close)(struct stream *s);
 };
 
@@ -41,7 +44,8 @@ struct stream { /* the head of each backend's own struct */
     unsigned depth; /* most requests in flight */
 };
 
-/* `fds` [n_fds] are borrowed and must stay open. ERR_UNSUPPORTED, with the errno in `why`, where the system denies io_uring. */
+/* `fds` [n_fds] are borrowed and must stay open; not O_NONBLOCK. ERR_UNSUPPORTED, with the errno in `why`, where the system denies
+ * io_uring or the kernel lacks something. `depth` up to 4096; `threads` up to 64, fewer are used when no more can be started. */
 enum err stream_uring_open(unsigned depth, const int *fds, unsigned n_fds, struct stream **out, struct reason *why) MUST_USE;
 enum err stream_pread_open(unsigned threads, unsigned depth, const int *fds, unsigned n_fds, struct stream **out,
                            struct reason *why) MUST_USE;
