@@ -35,8 +35,12 @@ struct fetch_group {
 
 struct fetch_done {
     uint64_t tag;
-    enum err code;             /* ERR_NONE: all bytes are there */
-    const struct reason *why;  /* of a failure; valid until the next call */
+    enum err code;             /* ERR_NONE: all bytes are there. ERR_IO: they will not come. ERR_CANCELLED: a loan ended */
+    const struct reason *why;  /* of a failure; valid until the next fetch_start() or fetch_poll() */
+    /* Only with ERR_IO, when patience ran out: the system still has a read of this group and may write into its memory. A second
+     * report with the same tag and ERR_CANCELLED comes when it has not any more; until then the group counts as busy and its
+     * memory must stay. Every other report means that nothing of the group is under way. */
+    bool lent;
     uint64_t bytes;            /* of the group's extents, widening not counted */
     uint64_t ns;               /* from fetch_start() to the last byte */
 };
@@ -46,8 +50,8 @@ struct fetch_options {
     unsigned groups;       /* most groups in flight; 0: 8 */
     unsigned threads;      /* of the pread backend; 0: 4 */
     bool no_direct_io;
-    uint64_t patience_ns;  /* a group without any answer for that long fails (its memory stays lent until it ends); 0: 60 s */
-    /* Tests: stands between fetch.c and the backend, takes ownership of `inner`. May be NULL. */
+    uint64_t patience_ns;  /* a group with a read unanswered for that long fails (fetch_done.lent); 0: 60 s */
+    /* Tests: stands between fetch.c and the backend, takes ownership of `inner`; NULL from it: no memory. May be NULL. */
     struct stream *(*wrap)(void *ctx, struct stream *inner);
     void *wrap_ctx;
     struct log_sink log;
@@ -55,23 +59,25 @@ struct fetch_options {
 
 struct fetch;
 
+/* The model stays borrowed: its descriptors are used. ERR_UNSUPPORTED where STREAM_URING is asked for and denied. */
 enum err fetch_open(const struct model *m, const struct fetch_options *options, struct fetch **out, struct reason *why) MUST_USE;
-/* Waits for reads in flight. */
+/* Waits for reads the system is at; the groups' memory is free afterwards. */
 void fetch_close(struct fetch **fetch);
 
 /* Groups that can be started before one has to be reaped. */
 unsigned fetch_free(const struct fetch *f);
-unsigned fetch_busy(const struct fetch *f); /* groups in flight */
+unsigned fetch_busy(const struct fetch *f); /* groups started whose last report was not taken yet */
 /* Queue a group; needs fetch_free() > 0. Nothing is sent before fetch_send() or fetch_poll(), so that a layer's misses go out
  * in one system call. */
 void fetch_start(struct fetch *f, const struct fetch_group *group);
 void fetch_send(struct fetch *f);
-/* Groups that ended; waits for one at most `timeout_ns` (0: only looks) when any is in flight. */
+/* Groups that ended; waits for one at most `timeout_ns` (0: only looks) when any is busy. Also sends what is queued. */
 unsigned fetch_poll(struct fetch *f, struct fetch_done *out, unsigned max, uint64_t timeout_ns);
 
 struct fetch_counters {
     uint64_t groups, bytes;            /* ended well */
-    uint64_t requests, retries, short_reads, failures;
+    uint64_t failures;                 /* groups that did not */
+    uint64_t requests, retries, short_reads; /* reads sent; of those, after an error; answers with less than asked, continued */
     uint64_t busy_ns;                  /* time with something in flight */
     uint64_t sum_ns, max_ns;           /* of the groups' times */
 };
