@@ -1,0 +1,77 @@
+/* From a validated model to the planner's description. The sizes of scratch follow graph.c's list (a test compares them). */
+#include "engine/plan_model.h"
+
+#include <stdlib.h>
+
+#include "cpu/cpu.h"
+#include "engine/fetch.h"
+#include "engine/graph.h"
+#include "engine/step.h"
+
+enum { DEFAULT_UBATCH = 512, MAX_ROLES = 16 };
+
+/* Sums of products of numbers that the model reader bounded (each < 2^32, sums of few): they fit. */
+static uint64_t scratch_bytes(const struct model_shape *s, uint64_t n, unsigned threads) {
+    const uint64_t e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
+    const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, fl = sizeof(float), head_n = HEAD_TOKENS;
+    const uint64_t tokens = n * (2 * e + qw + 2 * kw + qw + e + s->head_dim + x) * fl + acts_bytes(n, e) + acts_bytes(n, qw);
+    const uint64_t experts = pairs * (2 * f + e + 5) * fl + acts_bytes(pairs, f) + (x + 1) * 4 + 3 * x * sizeof(struct job);
+    const uint64_t head = 2 * head_n * e * fl + acts_bytes(2 * head_n, e) + 2 * (uint64_t)s->n_vocab * fl;
+    uint64_t widest = e > qw ? e : qw;
+    if (f > widest) widest = f;
+    const uint64_t product = matmul_scratch_bytes(widest), attention = attention_scratch_bytes(s->n_heads / s->n_kv_heads, s->head_dim);
+    const uint64_t worker = round_up(product > attention ? product : attention, 4096);
+    return tokens + experts + head + worker * threads + 64 * 64; /* each piece is rounded up to 64 */
+}
+
+/* Activations of a prompt on a GPU (docs of the GPU path, prefill: 140 MB at 2048 tokens), decode scratch and partials. */
+static uint64_t gpu_scratch_bytes(const struct model_shape *s, uint64_t n) {
+    const uint64_t e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
+    const uint64_t used = s->n_experts_used, per_token = 6 * e + 2 * qw + 4 * kw + 4 * s->n_experts + 2 * used * (s->n_ff + e);
+    return n * per_token + (uint64_t)s->n_vocab * 8 + (8 << 20);
+}
+
+struct filling {
+    const struct model *m;
+    struct plan_model *out;
+};
+
+static void add(struct filling *f, const struct model_tensor *t, enum plan_role role, uint32_t layer) {
+    if (!t) return;
+    const uint64_t each = role == PLAN_ROLE_EXPERTS ? t->ne[2] : 1;
+    f->out->tensors[f->out->n_tensors++] =
+        (struct plan_tensor){.name = t->name, .role = role, .type = t->type, .layer = layer, .bytes = t->bytes / each,
+                             .room_bytes = fetch_room(t->bytes / each), .weights = t->ne[0] * t->ne[1] * (role == PLAN_ROLE_EXPERTS ? 1 : t->ne[2])};
+}
+
+static void add_layer(struct filling *f, uint32_t i) {
+    const struct model_layer *l = &f->m->layers[i];
+    const struct model_tensor *const dense[] = {l->attn_norm, l->attn_q, l->attn_k, l->attn_v, l->attn_output, l->attn_q_norm,
+                                                l->attn_k_norm, l->ffn_norm, l->router};
+    const struct model_tensor *const experts[] = {l->gate, l->up, l->down};
+    for (size_t k = 0; k < sizeof dense / sizeof *dense; k++) add(f, dense[k], PLAN_ROLE_DENSE, i);
+    for (size_t k = 0; k < sizeof experts / sizeof *experts; k++) add(f, experts[k], PLAN_ROLE_EXPERTS, i);
+}
+
+enum err plan_model_open(const struct model *m, uint32_t ubatch, unsigned threads, struct plan_model *out, struct reason *why) {
+    const struct model_shape *s = &m->shape;
+    *out = (struct plan_model){.n_layers = s->n_layers, .n_experts = s->n_experts, .n_used = s->n_experts_used,
+                               .kv_width = (uint64_t)s->n_kv_heads * s->head_dim, .q_width = (uint64_t)s->n_heads * s->head_dim,
+                               .context_length = s->context_length, .ubatch = ubatch ? ubatch : DEFAULT_UBATCH};
+    if (s->n_layers == 0) return fail(why, ERR_ARGUMENT, "the file has a vocabulary only: nothing to plan");
+    out->tensors = calloc_checked((uint64_t)s->n_layers * MAX_ROLES + 3, sizeof *out->tensors);
+    if (!out->tensors) return fail(why, ERR_NO_MEMORY, "no memory to describe %u layers", s->n_layers);
+    struct filling f = {m, out};
+    for (uint32_t i = 0; i < s->n_layers; i++) add_layer(&f, i);
+    add(&f, m->output_norm, PLAN_ROLE_HEAD, PLAN_NO_LAYER);
+    add(&f, m->output, PLAN_ROLE_HEAD, PLAN_NO_LAYER);
+    if (m->embedding != m->output) add(&f, m->embedding, PLAN_ROLE_EMBEDDING, PLAN_NO_LAYER);
+    out->cpu_scratch_bytes = scratch_bytes(s, out->ubatch, threads ? threads : 1);
+    out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch);
+    return ERR_NONE;
+}
+
+void plan_model_close(struct plan_model *pm) {
+    free(pm->tensors);
+    *pm = (struct plan_model){0};
+}
