@@ -120,17 +120,18 @@ static enum err denied(struct reason *why, const char *what, int error) {
     return fail(why, ERR_UNSUPPORTED, "io_uring cannot be used here: %s: %s", what, strerror(error));
 }
 
-/* Does the kernel know what is needed, and does the system let a request through? Some filters allow setting a ring up and
- * refuse to enter it. */
-static enum err try_ring(struct io_uring *ring, struct reason *why) {
+/* Registers the files and sees whether the kernel knows what is needed and the system lets a request through: some filters allow
+ * setting a ring up and refuse to enter it. */
+static enum err set_up_ring(struct io_uring *ring, const int *fds, unsigned n_fds, struct reason *why) {
     if (!(ring->features & IORING_FEAT_EXT_ARG)) return denied(why, "the kernel is older than 5.11", ENOSYS);
+    int error = io_uring_register_files(ring, fds, n_fds);
+    if (error) return denied(why, "registering files", -error);
     struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
     const bool reads = probe && io_uring_opcode_supported(probe, IORING_OP_READ);
     io_uring_free_probe(probe);
     if (!reads) return denied(why, "IORING_OP_READ", EOPNOTSUPP);
     struct io_uring_cqe *cqe;
     io_uring_prep_nop(io_uring_get_sqe(ring));
-    int error;
     do error = io_uring_submit_and_wait(ring, 1);
     while (error == -EINTR || error == -EAGAIN);
     if (error < 0) return denied(why, "io_uring_enter", -error);
@@ -151,14 +152,12 @@ enum err stream_uring_open(unsigned depth, const int *fds, unsigned n_fds, struc
     }
     u->head = (struct stream){&uring_ops, depth};
     u->refused = refused;
-    int error = io_uring_queue_init(depth, &u->ring, 0);
+    const int error = io_uring_queue_init(depth, &u->ring, 0);
     if (error) {
         code = denied(why, "io_uring_setup", -error);
         goto fail;
     }
-    code = try_ring(&u->ring, why);
-    if (!code && (error = io_uring_register_files(&u->ring, fds, n_fds))) code = denied(why, "registering files", -error);
-    if (code) {
+    if ((code = set_up_ring(&u->ring, fds, n_fds, why))) {
         io_uring_queue_exit(&u->ring);
         goto fail;
     }
