@@ -7,7 +7,7 @@
 #include "engine/engine_private.h"
 #include "placement/facts.h"
 
-enum { DEFAULT_UBATCH = 512, READERS = 4 };
+enum { DEFAULT_UBATCH = 512 };
 
 static enum err open_tokenizer(struct engine *e, const struct engine_options *o, struct reason *why) {
     const struct model_vocab *v = &e->model->vocab;
@@ -55,7 +55,15 @@ static enum err load(struct engine *e, const struct engine_options *o, struct re
     network_wanted(e->model, wanted);
     enum err code = check_memory(e, weights_bytes(e->model, wanted), "the model", why);
     if (!code) {
-        const struct weights_load how = {o->no_direct_io, READERS, o->on_load, o->on_load_ctx};
+        const struct fetch_options reading = {.kind = o->stream,
+                                              .no_direct_io = o->no_direct_io,
+                                              .wrap = o->wrap_stream,
+                                              .wrap_ctx = o->wrap_stream_ctx,
+                                              .log = o->log};
+        code = fetch_open(e->model, &reading, &e->fetch, why);
+    }
+    if (!code) {
+        const struct weights_load how = {e->fetch, o->on_load, o->on_load_ctx};
         code = weights_open(e->model, wanted, &how, &e->weights, why);
     }
     free(wanted);
@@ -84,7 +92,7 @@ static enum err start(struct engine *e, const struct engine_options *o, struct r
     const uint64_t begin = clock_ns();
     TRY(load(e, o, why));
     e->load_ns = clock_ns() - begin;
-    if (!e->weights.direct_io) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
+    if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
     TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
     return graph_open(&e->network, &e->ops, o->ubatch ? o->ubatch : DEFAULT_UBATCH, threads > batch_threads ? threads : batch_threads,
@@ -109,6 +117,7 @@ void engine_close(struct engine **engine) {
     *engine = NULL;
     graph_close(&e->graph);
     network_close(&e->network);
+    fetch_close(&e->fetch); /* it may still write into the weights' memory */
     weights_close(&e->weights);
     if (e->batch_pool != e->pool) pool_close(&e->batch_pool);
     pool_close(&e->pool);
@@ -130,10 +139,9 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     out->scratch_bytes = graph_scratch_bytes(e->graph);
     out->kv_bytes_per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     out->load_ns = e->load_ns;
-    out->direct_io = e->weights.direct_io;
+    out->direct_io = fetch_direct(e->fetch);
 }
 
 void engine_get_io(const struct engine *e, struct engine_io *out) {
-    (void)e;
-    *out = (struct engine_io){.backend = "none"};
+    *out = (struct engine_io){.backend = e->fetch ? fetch_backend(e->fetch) : "none"};
 }

@@ -5,6 +5,7 @@
 #include "core/pool.h"
 #include "cpu/cpu.h"
 #include "engine/engine.h"
+#include "engine/fetch.h"
 #include "engine/graph.h"
 #include "engine/network.h"
 #include "engine/weights.h"
@@ -16,6 +17,7 @@ struct engine {
     struct log_sink log;
     struct cpu_ops ops;
     struct pool *pool, *batch_pool; /* the same one when both thread counts are equal */
+    struct fetch *fetch; /* NULL: vocabulary only */
     struct weights weights;
     struct network network;
     struct graph *graph; /* NULL: vocabulary only */
