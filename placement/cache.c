@@ -21,16 +21,20 @@ enum {
     MAX_EXPERTS = 1 << 14,
     MAX_CELLS = 1 << 24, /* layers * experts, and slots */
     RING = 32,           /* most slots a class that a prompt's passing experts take from the decode set */
-    RING_SHARE = 8       /* ... and at most one in this many, but n_used */
+    RING_SHARE = 8,      /* ... and at most one in this many, but n_used */
+    PROMPT_TOKENS = 16,  /* a batch from here on is a prompt */
+    PROMPT_FADE = 2      /* half-lives that go by when one begins: it may be about something else */
 };
 
 static const float DEFAULT_HALF_LIFE = 48, MAX_HALF_LIFE = 1e6f, MIN_HALF_LIFE = 0.25f;
 static const float DEFAULT_PRIOR_WEIGHT = 16, MAX_PRIOR = 1e6f;
 static const double MAX_EXPONENT = 64; /* a use never counts more than 2^64; sums stay far below FLT_MAX, 2^128 */
 static const double NEGLIGIBLE = 1e-12;
+/* What a prompt must have made of an expert for it to stay: that much warmer than the one that leaves. */
+static const double WARMER = 1.5, WARMER_BY = .5;
 static const int32_t RECENT_LIMIT = INT32_MAX;
 
-/* What keeps a slot from leaving, one byte a slot; the upper three groups also exist by expert (marks). */
+/* What is so about a slot when somebody has to leave; EXPECTED and USED.. also exist by expert (marks). */
 enum {
     HELD = 1,
     LOADING = 2,
@@ -40,6 +44,7 @@ enum {
     USED = 32, /* in the current batch; one token later USED_1, then USED_2 */
     USED_1 = 64,
     USED_2 = 128,
+    DONE = 256, /* the running prompt is through with its layer */
     BUSY = HELD | LOADING
 };
 
@@ -57,25 +62,28 @@ struct cache {
     uint64_t clock; /* tokens */
     uint64_t base;  /* a use at token `base` counts 1 */
     uint64_t batch; /* tokens of the running batch, from cache_use() */
+    bool in_prompt; /* the last batch was one, or the running one is */
+    int32_t layer;  /* NONE, or the one a prompt is at */
     int32_t recent; /* LRU: serial number of the last use */
 
     struct class *classes;
     uint8_t *layer_class;  /* [n_layers] */
+    bool *layer_done;      /* [n_layers] the running prompt is through with it */
     uint32_t *layer_slots; /* [n_layers] bound */
     uint32_t *floors;      /* [n_layers] */
 
     /* by expert, [n_cells] */
-    float *heat;    /* LFRU: decayed uses, in units of 2^(base/H) */
-    float *prior;   /* times its weight */
-    int32_t *last;  /* LRU: serial number of the last use */
-    uint8_t *marks; /* EXPECTED, USED.. */
+    float *heat;     /* LFRU: decayed uses, in units of 2^(base/H) */
+    float *prior;    /* times its weight */
+    int32_t *last;   /* LRU: serial number of the last use */
+    uint16_t *marks; /* EXPECTED, USED.. */
     int32_t *slot_of;
 
     /* by slot, [n_slots] */
     int32_t *cell; /* NONE: free */
     float *slot_heat, *slot_prior;
     int32_t *slot_last;
-    uint8_t *flags;
+    uint16_t *flags;
     uint16_t *holds;
     int32_t *keys; /* scratch of pick() */
 
@@ -116,6 +124,7 @@ static uint64_t lay_out(struct cache *c, struct arena *arena) {
     } parts[] = {
         {&c->classes, c->n_classes, sizeof *c->classes},
         {&c->layer_class, c->n_layers, sizeof *c->layer_class},
+        {&c->layer_done, c->n_layers, sizeof *c->layer_done},
         {&c->layer_slots, c->n_layers, sizeof *c->layer_slots},
         {&c->floors, c->n_layers, sizeof *c->floors},
         {&c->heat, c->n_cells, sizeof *c->heat},
@@ -171,6 +180,7 @@ enum err cache_open(const struct cache_options *o, struct cache **out, struct re
     c->n_cells = o->n_layers * o->n_experts;
     c->n_slots = (uint32_t)n_slots;
     c->policy = o->policy;
+    c->layer = NONE;
     c->half_life = o->half_life != 0 ? o->half_life : DEFAULT_HALF_LIFE;
     const enum err result = arena_open(&c->arena, lay_out(c, NULL), why);
     if (result != ERR_NONE) {
@@ -260,15 +270,15 @@ static void rescale(struct cache *c, uint64_t end) {
 
 static void end_expectations(struct cache *c, uint32_t layer) {
     for (uint32_t i = layer * c->n_experts, end = i + c->n_experts; i < end; i++) {
-        c->marks[i] &= (uint8_t)~EXPECTED;
-        if (c->slot_of[i] != NONE) c->flags[c->slot_of[i]] &= (uint8_t)~EXPECTED;
+        c->marks[i] &= (uint16_t)~EXPECTED;
+        if (c->slot_of[i] != NONE) c->flags[c->slot_of[i]] &= (uint16_t)~EXPECTED;
     }
 }
 
 /* A decode token wants it: no longer a passing one. */
 static void stay(struct cache *c, int32_t slot, uint32_t layer) {
     if (!(c->flags[slot] & PASSING)) return;
-    c->flags[slot] &= (uint8_t)~PASSING;
+    c->flags[slot] &= (uint16_t)~PASSING;
     c->classes[c->layer_class[layer]].n_passing--;
 }
 
@@ -283,8 +293,32 @@ static void count(struct cache *c, uint32_t cell, float weight, int32_t recent) 
     c->flags[slot] |= USED;
 }
 
+static void set_done(struct cache *c, uint32_t layer, bool done) {
+    c->layer_done[layer] = done;
+    for (uint32_t i = layer * c->n_experts, end = i + c->n_experts; i < end; i++) {
+        if (c->slot_of[i] == NONE) continue;
+        uint16_t *const flags = &c->flags[c->slot_of[i]];
+        *flags = (uint16_t)(done ? *flags | DONE : *flags & ~DONE);
+    }
+}
+
+/* A prompt goes through the layers once: whoever is behind it is needed by it no more, and is scored up to its end. */
+static void follow_prompt(struct cache *c, uint32_t layer) {
+    if (c->layer != NONE) set_done(c, (uint32_t)c->layer, true);
+    set_done(c, layer, false);
+    c->layer = (int32_t)layer;
+}
+
+static void begin_batch(struct cache *c, uint32_t n_tokens) {
+    const bool prompt = n_tokens >= PROMPT_TOKENS;
+    if (prompt && !c->in_prompt) c->clock += (uint64_t)(PROMPT_FADE * c->half_life + .5);
+    c->in_prompt = prompt;
+}
+
 void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n_tokens) {
     assert(layer < c->n_layers && n_tokens < INT32_MAX / 2);
+    if (c->batch == 0) begin_batch(c, n_tokens);
+    if (n_tokens >= PROMPT_TOKENS) follow_prompt(c, layer);
     if (c->batch < n_tokens) c->batch = n_tokens;
     rescale(c, c->clock + c->batch);
     /* After 2^31 layers of tokens LRU stops learning; it is there for comparison, and that is a year. */
@@ -304,19 +338,24 @@ void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t
     c->recent += (int32_t)n_tokens;
 }
 
-static void grow_older(uint8_t *marks, uint32_t n) {
+static void grow_older(uint16_t *marks, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
-        marks[i] = (uint8_t)((marks[i] & ~(USED | USED_1 | USED_2)) | (marks[i] & (USED | USED_1)) << 1);
+        marks[i] = (uint16_t)((marks[i] & ~(USED | USED_1 | USED_2)) | (marks[i] & (USED | USED_1)) << 1);
 }
 
 void cache_advance(struct cache *c, uint32_t n_tokens) {
-    for (uint32_t i = 0; i < 3 && i < n_tokens; i++) { /* three tokens later nothing counts as just used */
+    /* Of a batch given up, the uses counted so far lie in its future: let that pass too. */
+    const uint64_t n = n_tokens > c->batch ? n_tokens : c->batch;
+    for (uint64_t i = 0; i < 3 && i < n; i++) { /* three tokens later nothing counts as just used */
         grow_older(c->marks, c->n_cells);
         grow_older(c->flags, c->n_slots);
     }
-    c->clock += n_tokens;
+    c->clock += n;
     c->batch = 0;
-    if (c->clock < c->base) c->clock = c->base; /* a batch given up after its uses were counted */
+    if (c->layer == NONE) return;
+    c->layer = NONE;
+    memset(c->layer_done, 0, c->n_layers * sizeof *c->layer_done);
+    for (uint32_t i = 0; i < c->n_slots; i++) c->flags[i] &= (uint16_t)~DONE;
 }
 
 void cache_expect(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n) {
@@ -330,9 +369,9 @@ void cache_expect(struct cache *c, uint32_t layer, const int32_t *experts, uint3
 /* ---- who leaves ------------------------------------------------------------------------------------------------------- */
 
 /* Non-negative floats order as their bits do, so both policies give integers to compare, which vectorise. */
-static void fill_keys(struct cache *c, const struct class *class, uint8_t mask, uint8_t want) {
+static void fill_keys(struct cache *c, const struct class *class, uint16_t mask, uint16_t want) {
     const uint32_t n = class->n;
-    const uint8_t *const flags = c->flags + class->first;
+    const uint16_t *const flags = c->flags + class->first;
     int32_t *const keys = c->keys;
     if (c->policy == CACHE_LRU) {
         memcpy(keys, c->slot_last + class->first, n * sizeof *keys);
@@ -348,7 +387,7 @@ static void fill_keys(struct cache *c, const struct class *class, uint8_t mask, 
 }
 
 /* The coldest bound slot whose flags under `mask` are `want`; the first of equals. */
-static int32_t pick(struct cache *c, const struct class *class, uint8_t mask, uint8_t want) {
+static int32_t pick(struct cache *c, const struct class *class, uint16_t mask, uint16_t want) {
     int32_t best = INT32_MAX;
     fill_keys(c, class, mask, want);
     for (uint32_t i = 0; i < class->n; i++) best = c->keys[i] < best ? c->keys[i] : best;
@@ -359,8 +398,8 @@ static int32_t pick(struct cache *c, const struct class *class, uint8_t mask, ui
 }
 
 /* What is given up, one after the other, before an expert that is needed now goes without a slot. */
-static const uint8_t soft[] = {FLOOR | EXPECTED | USED, EXPECTED | USED, USED, 0};
-enum { N_SOFT = sizeof soft };
+static const uint16_t soft[] = {FLOOR | EXPECTED | USED, EXPECTED | USED, USED, 0};
+enum { N_SOFT = sizeof soft / sizeof *soft };
 
 static int32_t victim_of_demand(struct cache *c, const struct class *class) {
     int32_t slot = class->n_passing ? pick(c, class, PASSING | BUSY | soft[0], PASSING) : NONE;
@@ -372,10 +411,21 @@ static int32_t victim_of_demand(struct cache *c, const struct class *class) {
 static int32_t victim_of_passing(struct cache *c, const struct class *class) {
     int32_t slot = NONE;
     for (uint32_t i = 0; i < N_SOFT && slot == NONE; i++) {
-        if (class->n_passing) slot = pick(c, class, (uint8_t)(PASSING | BUSY | (soft[i] & ~USED)), PASSING);
+        if (class->n_passing) slot = pick(c, class, (uint16_t)(PASSING | BUSY | (soft[i] & ~USED)), PASSING);
         if (slot == NONE && class->n_passing < class->ring) slot = pick(c, class, PASSING | BUSY | soft[i], 0);
     }
     return slot;
+}
+
+/* Somebody the prompt has no more use for, and whom it left colder than the newcomer: decoding after the prompt will rather
+ * want the newcomer. NONE: there is nobody like that. */
+static int32_t colder_than(struct cache *c, const struct class *class, uint32_t cell) {
+    if (c->policy != CACHE_LFRU || c->layer == NONE) return NONE;
+    const double inverse_weight = 1 / weight_now(c);
+    const int32_t slot = pick(c, class, DONE | PASSING | BUSY | FLOOR | EXPECTED, DONE);
+    if (slot == NONE) return NONE;
+    const double old = (double)score_of(c, (uint32_t)c->cell[slot], inverse_weight);
+    return (double)score_of(c, cell, inverse_weight) > WARMER * old + WARMER_BY ? slot : NONE;
 }
 
 static int32_t victim_of_ahead(struct cache *c, const struct class *class) {
@@ -399,8 +449,8 @@ static void change_layer_count(struct cache *c, uint32_t layer, int change) {
     if (was == is) return;
     for (uint32_t i = layer * c->n_experts, end = i + c->n_experts; i < end; i++) {
         if (c->slot_of[i] == NONE) continue;
-        uint8_t *const flags = &c->flags[c->slot_of[i]];
-        *flags = (uint8_t)(is ? *flags | FLOOR : *flags & ~FLOOR);
+        uint16_t *const flags = &c->flags[c->slot_of[i]];
+        *flags = (uint16_t)(is ? *flags | FLOOR : *flags & ~FLOOR);
     }
 }
 
@@ -419,13 +469,19 @@ static void bind(struct cache *c, int32_t slot, uint32_t cell, uint32_t layer) {
     c->slot_heat[slot] = c->heat[cell];
     c->slot_prior[slot] = c->prior[cell];
     c->slot_last[slot] = c->last[cell];
-    c->flags[slot] = LOADING | c->marks[cell] | (c->layer_slots[layer] <= c->floors[layer] ? FLOOR : 0);
+    c->flags[slot] =
+        LOADING | c->marks[cell] | (c->layer_slots[layer] <= c->floors[layer] ? FLOOR : 0) | (c->layer_done[layer] ? DONE : 0);
 }
 
-static int32_t choose_victim(struct cache *c, const struct class *class, enum cache_cause cause) {
+/* *passing: the newcomer will be the first to leave again. */
+static int32_t choose_victim(struct cache *c, const struct class *class, uint32_t cell, enum cache_cause cause, bool *passing) {
+    int32_t slot = NONE;
     switch (cause) {
     case CACHE_DEMAND: return victim_of_demand(c, class);
-    case CACHE_PASSING: return victim_of_passing(c, class);
+    case CACHE_PASSING:
+        slot = colder_than(c, class, cell);
+        *passing = slot == NONE;
+        return slot != NONE ? slot : victim_of_passing(c, class);
     case CACHE_AHEAD: return victim_of_ahead(c, class);
     case CACHE_FILL: break;
     }
@@ -435,22 +491,23 @@ static int32_t choose_victim(struct cache *c, const struct class *class, enum ca
 int32_t cache_take(struct cache *c, uint32_t layer, uint32_t expert, enum cache_cause cause) {
     const uint32_t cell = cell_of(c, layer, expert);
     struct class *const class = &c->classes[c->layer_class[layer]];
+    bool passing = false;
     assert(c->slot_of[cell] == NONE);
     /* The newcomer counts first: a layer at its floor may then replace its own, and one below it may not. */
     change_layer_count(c, layer, 1);
     int32_t slot = free_slot(c, class);
-    const bool was_free = slot != NONE;
-    if (!was_free) slot = choose_victim(c, class, cause);
-    if (slot == NONE) {
-        change_layer_count(c, layer, -1);
-        return NONE;
-    }
-    if (was_free)
+    if (slot != NONE) {
         class->n_free--;
-    else
+    } else {
+        slot = choose_victim(c, class, cell, cause, &passing);
+        if (slot == NONE) {
+            change_layer_count(c, layer, -1);
+            return NONE;
+        }
         unbind(c, slot, class);
+    }
     bind(c, slot, cell, layer);
-    if (cause == CACHE_PASSING && !was_free) {
+    if (passing) {
         c->flags[slot] |= PASSING;
         class->n_passing++;
     }
@@ -474,7 +531,7 @@ static void count_as_free(struct cache *c, int32_t slot) {
 
 void cache_landed(struct cache *c, int32_t slot, bool ok) {
     assert(is_slot(c, slot) && c->cell[slot] != NONE && (c->flags[slot] & LOADING));
-    c->flags[slot] &= (uint8_t)~LOADING;
+    c->flags[slot] &= (uint16_t)~LOADING;
     if (ok) return;
     unbind(c, slot, class_of_slot(c, slot));
     if (c->holds[slot] == 0) count_as_free(c, slot);
@@ -489,7 +546,7 @@ void cache_hold(struct cache *c, int32_t slot) {
 void cache_release(struct cache *c, int32_t slot) {
     assert(is_slot(c, slot) && c->holds[slot] > 0);
     if (--c->holds[slot]) return;
-    c->flags[slot] &= (uint8_t)~HELD;
+    c->flags[slot] &= (uint16_t)~HELD;
     if (c->cell[slot] == NONE) count_as_free(c, slot);
 }
 

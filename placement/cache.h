@@ -5,8 +5,8 @@
  * to one class. Time is counted in tokens.
  *
  * Policy (LFRU): score = uses decayed with a half-life in tokens, remembered for every expert whether it is here or not, plus
- * what a profile expects. The lowest score leaves, but never one that is held, loading, used for the current batch or marked
- * for the next layer, and no layer is pushed below its floor while another has more. */
+ * what a profile expects. The lowest score leaves, but never one that is held or loading, and one that is used in the current
+ * batch, expected by the look-ahead, or whose layer is at its floor only when there is nobody else. */
 #ifndef COLDSTREAM_CACHE_H
 #define COLDSTREAM_CACHE_H
 
@@ -32,8 +32,9 @@ struct cache_options {
 /* Why a slot is wanted. */
 enum cache_cause {
     CACHE_DEMAND,  /* chosen by the router, decode: displaces the coldest */
-    CACHE_PASSING, /* chosen in a long prompt: takes free slots, then those other passing experts are done with, then displaces
-                    * up to a ring of the coldest; the rest of the decode set stays */
+    CACHE_PASSING, /* chosen in a long prompt: takes free slots, then that of an expert of a layer the prompt is through with and
+                    * which it left clearly colder; else those other passing experts are done with, then up to a ring of the
+                    * coldest. The rest of the decode set stays */
     CACHE_AHEAD,   /* predicted for the next layer: displaces only what was not used in the last tokens and is not predicted */
     CACHE_FILL     /* background: takes free slots only */
 };
@@ -50,9 +51,10 @@ bool cache_is_ready(const struct cache *c, int32_t slot);
 /* What a slot is bound to; false: free. */
 bool cache_content(const struct cache *c, int32_t slot, uint32_t *layer, uint32_t *expert);
 
-/* Count the choices of `n_tokens` tokens, experts[n_tokens][n_used], the last token the most recent. */
+/* Count the choices of `n_tokens` tokens, experts[n_tokens][n_used], the last token the most recent. From 16 tokens on it is a
+ * prompt (or the next piece of one): layers in ascending order; at its beginning older counts fade to a quarter. */
 void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n_tokens);
-/* `n_tokens` went through all layers. */
+/* `n_tokens` went through all layers, or (0) the batch was given up. */
 void cache_advance(struct cache *c, uint32_t n_tokens);
 /* Experts the look-ahead expects in `layer`: kept until that layer was used. */
 void cache_expect(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n);

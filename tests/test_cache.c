@@ -172,7 +172,7 @@ static void a_prompt_counts_its_end_most_and_fades_what_was_before(void **state)
     const float during = cache_score(c, 0, 2);
     cache_advance(c, 512);
     assert_float_equal(cache_score(c, 0, 2), during, 1e-3);
-    assert_float_equal(cache_score(c, 0, 0), before * exp2f(-512.f / 48), before * 1e-5);
+    assert_float_equal(cache_score(c, 0, 0), before * exp2f(-512.f / 48 - 2), before * 1e-6);
     const double decay = exp2(-1.0 / 48), half = decay * (1 - pow(decay, 256)) / (1 - decay);
     assert_float_equal(cache_score(c, 0, 2), half, 1e-3);
     assert_float_equal(cache_score(c, 0, 1), half * pow(decay, 256), 1e-3);
@@ -191,12 +191,14 @@ static void an_endless_prompt_does_not_overflow(void **state) {
     cache_advance(c, N);
     assert_float_equal(cache_score(c, 1, 1), exp2(-1.0 / 48), 1e-6);
     assert_float_equal(cache_score(c, 0, 0), 1 / (exp2(1.0 / 48) - 1) * exp2(-1.0 / 48), 1e-2);
-    cache_use(c, 0, prompt, N); /* given up in the middle; then decoding goes on */
-    use(c, 0, 1);
-    cache_advance(c, 1);
-    assert_true(isfinite(cache_score(c, 0, 0)) && isfinite(cache_score(c, 0, 1)));
-    step(c, 1);
-    assert_true(cache_score(c, 0, 1) >= .9f);
+    for (uint32_t tokens_done = 0; tokens_done < 2; tokens_done++) {
+        cache_use(c, 0, prompt, N); /* given up in the middle; then decoding goes on */
+        if (tokens_done) use(c, 0, 1);
+        cache_advance(c, tokens_done);
+        assert_true(cache_score(c, 0, 0) < 100 && cache_score(c, 0, 1) < 100);
+        step(c, 1);
+        assert_true(cache_score(c, 0, 1) >= .9f);
+    }
     cache_close(&c);
     free(prompt);
 }
@@ -409,6 +411,49 @@ static void the_decode_set_survives_prompts(void **state) {
     cache_close(&c);
 }
 
+static void only_the_first_piece_of_a_prompt_fades_what_was_before(void **state) {
+    (void)state;
+    struct cache *c = open_simple(1, 4, 4);
+    const int32_t prompt[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    const float sixteenth = exp2f(-16.f / 48);
+    step(c, 0);
+    float before = cache_score(c, 0, 0);
+    for (int piece = 0; piece < 2; piece++) {
+        cache_use(c, 0, prompt, 16);
+        cache_advance(c, 16);
+        before *= piece ? sixteenth : sixteenth / 4;
+        assert_float_equal(cache_score(c, 0, 0), before, 1e-6);
+    }
+    cache_use(c, 0, prompt, 15); /* too short to be a prompt */
+    cache_advance(c, 15);
+    before *= exp2f(-15.f / 48);
+    assert_float_equal(cache_score(c, 0, 0), before, 1e-6);
+    cache_use(c, 0, prompt, 16);
+    cache_advance(c, 16);
+    assert_float_equal(cache_score(c, 0, 0), before * sixteenth / 4, 1e-6);
+    cache_close(&c);
+}
+
+static void what_a_prompt_makes_warm_takes_the_place_of_what_it_leaves_cold(void **state) {
+    (void)state;
+    struct cache *c = open_simple(3, 8, 6);
+    int32_t prompt[20] = {0};
+    for (uint32_t x = 0; x < 2; x++)
+        for (uint32_t l = 0; l < 3; l++) load(c, l, x, CACHE_FILL); /* slots 0, 3: layer 0; 1, 4; 2, 5: layer 2 */
+    cache_use(c, 0, prompt, 20);
+    for (int t = 0; t < 20; t++) prompt[t] = 4 + t % 2;
+    cache_use(c, 1, prompt, 20);
+    /* in the place of 0/1, which the prompt did not choose; layer 2's turn is still to come */
+    assert_int_equal(load(c, 1, 5, CACHE_PASSING), 3);
+    assert_int_equal(load(c, 0, 6, CACHE_DEMAND), 1);
+    assert_int_equal(load(c, 1, 4, CACHE_PASSING), 1); /* 0/6 came late, but to a layer that is done */
+    assert_int_equal(load(c, 1, 6, CACHE_PASSING), 2); /* cold itself: through the ring, for the coldest */
+    assert_int_equal(load(c, 1, 7, CACHE_PASSING), 2);
+    cache_advance(c, 20);
+    assert_int_equal(load(c, 0, 7, CACHE_DEMAND), 2);
+    cache_close(&c);
+}
+
 static void a_passing_expert_that_decode_uses_stays(void **state) {
     (void)state;
     struct cache *c = open_simple(1, 16, 4);
@@ -464,6 +509,8 @@ struct model {
     uint32_t age[MAX_CELLS]; /* tokens since the last use */
     bool expected[MAX_CELLS];
     uint32_t batch;
+    bool in_prompt, done[MAX_LAYERS]; /* done: the running prompt is through with the layer */
+    int32_t at_layer;
     struct model_slot slot[MAX_SLOTS];
     uint64_t random;
 };
@@ -474,7 +521,7 @@ static uint32_t draw(struct model *m, uint32_t n) {
 }
 
 static void draw_shape(struct model *m, uint64_t seed) {
-    *m = (struct model){.random = seed * 2 + 1};
+    *m = (struct model){.random = seed * 2 + 1, .at_layer = -1};
     for (int i = 0; i < 5; i++) draw(m, 2);
     m->layers = 1 + draw(m, 8);
     m->experts = 2 + draw(m, 15);
@@ -553,8 +600,26 @@ static int rank_of(const struct model *m, uint32_t slot, uint32_t layer, enum ca
     return NEVER;
 }
 
-/* The slot given must be of the lowest rank there is, and there of the lowest score. */
-static void check_take(const struct model *m, uint32_t layer, enum cache_cause cause, int32_t slot) {
+/* The coldest of those a prompt is through with, if it is clearly colder than the newcomer; else -1. */
+static int32_t left_behind(const struct model *m, uint32_t layer, uint32_t cell) {
+    const uint32_t class = m->layer_class[layer], first = m->first[class];
+    int32_t coldest = -1;
+    if (m->lru || m->at_layer < 0) return -1;
+    for (uint32_t i = first; i < first + m->slots[class]; i++) {
+        const struct model_slot *const s = &m->slot[i];
+        if (s->cell < 0 || s->holds || s->loading || s->passing || m->expected[s->cell]) continue;
+        const uint32_t own = (uint32_t)s->cell / m->experts;
+        if (!m->done[own] || model_count(m, own) + (own == layer) <= m->floor[own]) continue;
+        if (coldest < 0 || model_score(m, (uint32_t)s->cell) < model_score(m, (uint32_t)m->slot[coldest].cell))
+            coldest = (int32_t)i;
+    }
+    if (coldest < 0 || model_score(m, cell) <= 1.5 * model_score(m, (uint32_t)m->slot[coldest].cell) + .5) return -1;
+    return coldest;
+}
+
+/* The slot given must be of the lowest rank there is, and there of the lowest score. *passing: as the ring's. */
+static void check_take(const struct model *m, uint32_t layer, uint32_t cell, enum cache_cause cause, int32_t slot,
+                       bool *passing) {
     const uint32_t class = m->layer_class[layer], first = m->first[class], end = first + m->slots[class];
     int best = NEVER;
     double coldest = INFINITY;
@@ -563,6 +628,18 @@ static void check_take(const struct model *m, uint32_t layer, enum cache_cause c
         const double score = rank == FREE || rank == NEVER ? 0 : model_score(m, (uint32_t)m->slot[i].cell);
         if (rank < best || (rank == best && score < coldest)) coldest = score;
         if (rank < best) best = rank;
+    }
+    *passing = false;
+    if (cause == CACHE_PASSING && best != FREE) {
+        const int32_t left = left_behind(m, layer, cell);
+        if (left >= 0) {
+            const double want = model_score(m, (uint32_t)m->slot[left].cell),
+                         got = model_score(m, (uint32_t)m->slot[slot].cell);
+            assert_true(fabs(got - want) <= 1e-4 * fmax(1e-6, want));
+            assert_true(m->done[(uint32_t)m->slot[slot].cell / m->experts] && !m->slot[slot].passing);
+            return;
+        }
+        *passing = true;
     }
     if (slot < 0) {
         if (best != NEVER) fail_test("cause %d: no slot, but one of rank %d could leave", cause, best);
@@ -577,19 +654,24 @@ static void check_take(const struct model *m, uint32_t layer, enum cache_cause c
 }
 
 static void do_take(struct model *m, struct cache *c) {
-    const uint32_t layer = draw(m, m->layers), expert = draw(m, m->experts), cell = layer * m->experts + expert;
-    const enum cache_cause cause = (enum cache_cause)draw(m, 4);
+    const bool prompt = m->at_layer >= 0 && draw(m, 2);
+    const uint32_t layer = prompt ? (uint32_t)m->at_layer : draw(m, m->layers), expert = draw(m, m->experts);
+    const uint32_t cell = layer * m->experts + expert;
+    const enum cache_cause cause = prompt ? CACHE_PASSING : (enum cache_cause)draw(m, 4);
     if (model_find(m, cell) >= 0) return;
     const int32_t slot = cache_take(c, layer, expert, cause);
-    check_take(m, layer, cause, slot);
-    if (slot < 0) return;
-    const bool was_free = m->slot[slot].cell < 0;
-    m->slot[slot] = (struct model_slot){.cell = (int32_t)cell, .loading = true, .passing = cause == CACHE_PASSING && !was_free};
+    bool passing;
+    check_take(m, layer, cell, cause, slot, &passing);
+    if (slot >= 0) m->slot[slot] = (struct model_slot){.cell = (int32_t)cell, .loading = true, .passing = passing};
+}
+
+static void fade(struct model *m, double tokens) {
+    for (uint32_t i = 0; i < m->layers * m->experts; i++) m->heat[i] *= exp2(-tokens / m->half_life);
 }
 
 static void do_use(struct model *m, struct cache *c) {
     int32_t experts[40 * 6];
-    const uint32_t layer = draw(m, m->layers), n = draw(m, 8) ? 1 : 1 + draw(m, 40);
+    const uint32_t layer = draw(m, m->layers), n = draw(m, 4) ? 1 : 1 + draw(m, 40);
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t k = 0; k < m->used; k++) { /* distinct within a token, biased to the low ones */
             int32_t x = (int32_t)(draw(m, m->experts) * draw(m, m->experts) / m->experts);
@@ -601,6 +683,15 @@ static void do_use(struct model *m, struct cache *c) {
             experts[t * m->used + k] = x;
         }
     cache_use(c, layer, experts, n);
+    if (m->batch == 0) {
+        if (n >= 16 && !m->in_prompt) fade(m, 2 * m->half_life);
+        m->in_prompt = n >= 16;
+    }
+    if (n >= 16) {
+        if (m->at_layer >= 0) m->done[m->at_layer] = true;
+        m->done[layer] = false;
+        m->at_layer = (int32_t)layer;
+    }
     for (uint32_t x = 0; x < m->experts; x++) m->expected[layer * m->experts + x] = false;
     for (uint32_t i = 0; i < n * m->used; i++) {
         const uint32_t cell = layer * m->experts + (uint32_t)experts[i];
@@ -615,11 +706,11 @@ static void do_use(struct model *m, struct cache *c) {
 
 static void do_advance(struct model *m, struct cache *c) {
     const uint32_t n = m->batch ? m->batch : 1;
-    cache_advance(c, n);
-    for (uint32_t i = 0; i < m->layers * m->experts; i++) {
-        m->heat[i] *= exp2(-(double)n / m->half_life);
-        m->age[i] += n;
-    }
+    cache_advance(c, m->batch && draw(m, 8) == 0 ? 0 : n); /* 0: given up */
+    fade(m, n);
+    for (uint32_t i = 0; i < m->layers * m->experts; i++) m->age[i] += n;
+    memset(m->done, 0, sizeof m->done);
+    m->at_layer = -1;
     m->batch = 0;
 }
 
@@ -725,7 +816,7 @@ static uint64_t run_random(uint64_t seed, unsigned steps) {
 
 static void random_operations_agree_with_the_model(void **state) {
     (void)state;
-    for (uint64_t seed = 1; seed <= 150; seed++) run_random(seed, 1500);
+    for (uint64_t seed = 1; seed <= 500; seed++) run_random(seed, 1500);
 }
 
 static void the_same_calls_give_the_same_slots(void **state) {
@@ -778,6 +869,8 @@ int main(void) {
         cmocka_unit_test(floors_hold_while_another_layer_has_more),
         cmocka_unit_test(background_fill_goes_by_score_then_by_layer),
         cmocka_unit_test(the_decode_set_survives_prompts),
+        cmocka_unit_test(only_the_first_piece_of_a_prompt_fades_what_was_before),
+        cmocka_unit_test(what_a_prompt_makes_warm_takes_the_place_of_what_it_leaves_cold),
         cmocka_unit_test(a_passing_expert_that_decode_uses_stays),
         cmocka_unit_test(a_full_ring_waits_for_its_own),
         cmocka_unit_test(random_operations_agree_with_the_model),
