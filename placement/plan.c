@@ -3,6 +3,7 @@
  * Pure. The parts: plan_bounds.c says what may live where, plan_fill.c deals out slots, cost.c predicts. */
 #include "placement/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,16 +176,27 @@ static enum err count_fixed(struct planning *g, struct reason *why) {
 
 static unsigned long long mib_up(uint64_t bytes) { return (unsigned long long)(bytes / MIB + (bytes % MIB != 0)); }
 
+/* The context that would fit, as a hint; nothing when no context would. */
+static void advise(const struct planning *g, enum plan_tier tier, uint64_t missing, char *out, size_t size) {
+    const struct plan *p = g->p;
+    const uint64_t kv = p->bytes[tier][PLAN_KV], tokens = p->context_tokens ? p->context_tokens : 1;
+    const uint64_t a_token = kv / tokens + (kv % tokens != 0);
+    if (a_token == 0 || kv <= missing || (kv - missing) / a_token == 0) snprintf(out, size, "%s", tier == PLAN_VRAM ? "-nkvo or a smaller -ngl would take less" : "a smaller -ub would take less");
+    else snprintf(out, size, "-c %llu would fit%s", (unsigned long long)((kv - missing) / a_token),
+                  tier == PLAN_VRAM ? "; so may -ctk q8_0 -ctv q8_0, -nkvo or a smaller -ngl" : "");
+}
+
 static enum err refuse(const struct planning *g, enum plan_tier tier, uint64_t need, uint64_t budget, uint64_t experts, struct reason *why) {
     const uint64_t *b = g->p->bytes[tier];
+    char advice[120];
+    advise(g, tier, need - budget, advice, sizeof advice);
     const bool is_auto = (tier == PLAN_VRAM ? g->r->vram_budget : g->r->ram_budget) == PLAN_AUTO;
     return fail(why, ERR_LIMIT,
                 "%s: %llu MiB are missing. The least is %llu MiB (dense %llu, embedding %llu, KV cache of %llu tokens %llu, scratch "
-                "%llu, overhead %llu, experts %llu) and %llu MiB %s; try a smaller -c%s",
+                "%llu, overhead %llu, experts %llu) and %llu MiB %s; %s",
                 tier == PLAN_VRAM ? "--vram-budget" : "--ram-budget", mib_up(need - budget), mib_up(need), mib_up(b[PLAN_DENSE]),
                 mib_up(b[PLAN_EMBEDDING]), (unsigned long long)g->p->context_tokens, mib_up(b[PLAN_KV]), mib_up(b[PLAN_SCRATCH]),
-                mib_up(b[PLAN_OVERHEAD]), mib_up(experts), (unsigned long long)(budget / MIB), is_auto ? "are free" : "are allowed",
-                tier == PLAN_VRAM ? ", -ctk q8_0 -ctv q8_0, -nkvo or a smaller -ngl" : " or -ub");
+                mib_up(b[PLAN_OVERHEAD]), mib_up(experts), (unsigned long long)(budget / MIB), is_auto ? "are free" : "are allowed", advice);
 }
 
 /* ---- placing -------------------------------------------------------------------------------------------------------- */

@@ -50,7 +50,7 @@ struct plan_model {
     uint64_t q_width;             /* query heads x head size: attention does 2 x q_width multiply-adds a position */
     uint64_t context_length;
     uint32_t ubatch;              /* tokens the scratch sizes below are for */
-    uint64_t cpu_scratch_bytes;   /* activations and one session's logits and tokens */
+    uint64_t cpu_scratch_bytes;   /* activations, one session's logits */
     uint64_t gpu_scratch_bytes;
 };
 

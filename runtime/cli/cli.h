@@ -25,6 +25,7 @@ int cmd_tokenize(struct cli *c);
 int cmd_detokenize(struct cli *c);
 int cmd_template(struct cli *c);
 int cmd_inspect(struct cli *c);
+int cmd_plan(struct cli *c);
 
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 

@@ -20,9 +20,10 @@ enum {
     DETOK = 1u << VERB_DETOKENIZE,
     TEMPLATE = 1u << VERB_TEMPLATE,
     INSPECT = 1u << VERB_INSPECT,
+    PLAN = 1u << VERB_PLAN,
     GENERATE = CHAT | RUN,
     COMPUTE = CHAT | RUN | BENCH | PPL, /* verbs that load weights */
-    ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT
+    ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN
 };
 
 static const struct choice isas[] = {{"auto", 0}, {"ref", 1}, {"avx2", 2}, {"avx512", 3}, {0}};
@@ -43,6 +44,7 @@ static const struct choice families[] = {{"auto", FAMILY_FROM_FILE},
 static const struct choice switches[] = {{"on", SWITCH_ON}, {"off", SWITCH_OFF}, {"auto", SWITCH_AUTO},
                                          {"1", SWITCH_ON},  {"0", SWITCH_OFF},   {0}};
 static const struct choice kv_types[] = {{"f16", 1}, {0}};
+static const struct choice planned_kv_types[] = {{"f16", 1}, {"q8_0", 2}, {"q4_0", 3}, {0}};
 static const struct choice auto_or_all[] = {{"auto", -1}, {"all", -2}, {0}};
 static const struct choice only_auto[] = {{"auto", -1}, {0}};
 static const struct choice formats[] = {{"md", BENCH_MD},       {"csv", BENCH_CSV},   {"json", BENCH_JSON},
@@ -78,20 +80,20 @@ const struct flag flags[] = {
      .help = "--no-direct-io: as --load-mode none"},
 
     /* context, cpu */
-    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = GENERATE | BENCH, .offset = AT(ctx_size),
+    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = GENERATE | BENCH | PLAN, .offset = AT(ctx_size),
      RANGE(0, 1 << 30), .initial = "0", .metavar = "N",
      .help = "tokens of context (32k, 1m); 0: the model's own, at most 32768"},
     {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL, .offset = AT(ctx_size), RANGE(4, 1 << 30),
      .initial = "512", .metavar = "N", .help = "tokens of a chunk"},
     {"-b --batch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(batch), RANGE(1, 1 << 20),
      .initial = "2048", .metavar = "N", .help = "most prompt tokens submitted at once"},
-    {"-ub --ubatch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(ubatch),
+    {"-ub --ubatch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(ubatch),
      RANGE(1, 1 << 16), .initial = "512", .metavar = "N", .help = "prompt tokens computed together"},
-    {"-t --threads", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(threads), RANGE(-1, 1024),
+    {"-t --threads", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(threads), RANGE(-1, 1024),
      .initial = "0", .metavar = "N", .help = "threads while generating; 0: one per physical core"},
-    {"-tb --threads-batch", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(threads_batch),
+    {"-tb --threads-batch", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(threads_batch),
      RANGE(-1, 1024), .initial = "0", .metavar = "N", .help = "threads while reading the prompt; 0: as -t"},
-    {"--isa", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(isa), .choices = isas,
+    {"--isa", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(isa), .choices = isas,
      .initial = "auto", .metavar = "NAME", .help = "force the kernels' instruction set"},
 
     /* prompt */
@@ -161,11 +163,39 @@ const struct flag flags[] = {
      .help = "colours; auto: on a terminal and without NO_COLOR"},
     {"--ids", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = RUN | TEMPLATE, .offset = AT(ids),
      .help = "print token ids instead of text"},
-    {"--json", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = INSPECT, .offset = AT(json), .help = "print one JSON object"},
+    {"--json", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = INSPECT | PLAN, .offset = AT(json), .help = "print one JSON object"},
 
     /* template */
     {"--parse-tools", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = TEMPLATE, .offset = AT(parse_tools),
      .help = "stdin is a model's answer {text, tools, tool_choice, finish, think}; print the message it means"},
+
+    /* plan: the placement flags mean something here although this build computes on the CPU alone */
+    {"--machine", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(machine), .metavar = "FILE",
+     .help = "plan for the machine a facts file describes, instead of this one"},
+    {"--profile", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(profile), .metavar = "FILE",
+     .help = "how often each expert is chosen; default: a trained router's usual skew"},
+    {"-p --n-prompt", .kind = FLAG_TOKENS, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(plan_prompt), RANGE(1, 1 << 20),
+     .initial = "512", .metavar = "N", .help = "tokens of the prompt whose speed is predicted"},
+    {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most RAM to use, everything counted (14G, 14500M)"},
+    {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_budget), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use, everything counted; 0: no GPU"},
+    {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_reserve), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free under --vram-budget auto; auto: 512M"},
+    {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_k),
+     .choices = planned_kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached keys"},
+    {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_v),
+     .choices = planned_kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached values"},
+    {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_TASK, PLAN, AT(kv_offload), "on",
+     .help = "-nkvo: keep the KV cache in RAM"},
+    {"-ngl --n-gpu-layers --gpu-layers", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(gpu_layers),
+     RANGE(-1, 1 << 20), .choices = auto_or_all, .initial = "auto", .metavar = "N", .help = "most layers on the GPU"},
+    {"-cmoe --cpu-moe", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(cpu_moe),
+     .help = "no experts in VRAM"},
+    {"-ncmoe --n-cpu-moe", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(n_cpu_moe), RANGE(0, 1 << 20),
+     .initial = "0", .metavar = "N", .help = "no experts of the first N layers in VRAM"},
+    {"-ot --override-tensor", .kind = FLAG_STRINGS, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(override_tensor),
+     .metavar = "RE=BUF,...", .help = "place tensors by name; BUF: CPU, CUDA0, NVME"},
 
     /* bench */
     {"-p --n-prompt", .kind = FLAG_NUMBERS, .group = GROUP_TASK, .verbs = BENCH, .offset = AT(n_prompt), RANGE(0, 1 << 24),
@@ -206,6 +236,9 @@ const struct flag flags[] = {
      .choices = kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached values"},
     {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(vram_budget),
      RANGE(0, UNBOUNDED), .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use (14G, 14500M)",
+     .warning = cpu_only},
+    {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(vram_reserve),
+     RANGE(0, UNBOUNDED), .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free",
      .warning = cpu_only},
     {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
      .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most RAM to use",
@@ -263,7 +296,7 @@ const struct ignored_flag ignored_flags[] = {
      "--gpu-fit-margin",
      1, one_gpu},
     {"-fit --fit", VALUE_IF_SWITCH, one_gpu},
-    {"-fitt --fit-target --fit-margin -fitc --fit-ctx --vram-reserve --moe-cache-mib", 1, one_gpu},
+    {"-fitt --fit-target --fit-margin -fitc --fit-ctx --moe-cache-mib", 1, one_gpu},
     {"--moe-cache --defer-experts --prefetch-experts", VALUE_IF_SWITCH, "means nothing here: all experts stay in RAM"},
     {"--prefetch-experts-threads", 1, "means nothing here: all experts stay in RAM"},
     {"--numa", 1, pinned},

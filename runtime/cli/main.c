@@ -11,6 +11,7 @@ static int (*const commands[VERB_COUNT])(struct cli *) = {
     [VERB_BENCH] = cmd_bench,       [VERB_PERPLEXITY] = cmd_perplexity,
     [VERB_TOKENIZE] = cmd_tokenize, [VERB_DETOKENIZE] = cmd_detokenize,
     [VERB_TEMPLATE] = cmd_template, [VERB_INSPECT] = cmd_inspect,
+    [VERB_PLAN] = cmd_plan,
 };
 
 static void write_log(void *ctx, enum log_level level, const char *line) {

@@ -20,8 +20,9 @@ static const struct verb_info verbs[VERB_COUNT] = {
     [VERB_TEMPLATE] = {"template", "{-m FILE | --family NAME} [flags] < request.json",
                        "messages on stdin to a prompt; --parse-tools: an answer to a message", 0},
     [VERB_INSPECT] = {"inspect", "FILE [flags]", "check a model file and list what it holds", 1},
+    [VERB_PLAN] = {"plan", "-m FILE [--machine FILE] [flags]", "what would live where, and how fast it would be; loads nothing", 0},
 };
-static const char *const later_verbs[] = {"serve", "plan", "probe", "profile", "quantize", "imatrix"};
+static const char *const later_verbs[] = {"serve", "probe", "profile", "quantize", "imatrix"};
 
 const struct verb_info *verb_info(enum verb verb) { return &verbs[verb]; }
 

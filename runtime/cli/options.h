@@ -21,6 +21,7 @@ enum verb {
     VERB_DETOKENIZE,
     VERB_TEMPLATE,
     VERB_INSPECT,
+    VERB_PLAN,
     VERB_COUNT
 };
 
@@ -68,7 +69,7 @@ struct options {
     /* accepted as part of the chat contract; nothing to act on in a build without GPU and streaming */
     bool kv_offload;
     int64_t type_k, type_v;
-    int64_t vram_budget, ram_budget; /* bytes, -1 auto */
+    int64_t vram_budget, ram_budget, vram_reserve; /* bytes, -1 auto */
     int64_t gpu_layers;              /* -1 auto, -2 all */
     bool cpu_moe;
     int64_t n_cpu_moe;
@@ -96,6 +97,10 @@ struct options {
 
     /* template */
     bool parse_tools;
+
+    /* plan */
+    const char *machine, *profile; /* files; NULL: this machine; none */
+    int64_t plan_prompt;           /* tokens */
 
     /* bench */
     struct number_list n_prompt, n_gen, depth; /* tokens; each combination is a test */

@@ -16,7 +16,7 @@ static uint64_t scratch_bytes(const struct model_shape *s, uint64_t n, unsigned 
     const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, fl = sizeof(float), head_n = HEAD_TOKENS;
     const uint64_t tokens = n * (2 * e + qw + 2 * kw + qw + e + s->head_dim + x) * fl + acts_bytes(n, e) + acts_bytes(n, qw);
     const uint64_t experts = pairs * (2 * f + e + 5) * fl + acts_bytes(pairs, f) + (x + 1) * 4 + 3 * x * sizeof(struct job);
-    const uint64_t head = 2 * head_n * e * fl + acts_bytes(2 * head_n, e) + 2 * (uint64_t)s->n_vocab * fl;
+    const uint64_t head = 2 * head_n * e * fl + acts_bytes(2 * head_n, e) + 3 * (uint64_t)s->n_vocab * fl; /* two of the graph's, a session's */
     uint64_t widest = e > qw ? e : qw;
     if (f > widest) widest = f;
     const uint64_t product = matmul_scratch_bytes(widest), attention = attention_scratch_bytes(s->n_heads / s->n_kv_heads, s->head_dim);
