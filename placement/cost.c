@@ -131,13 +131,25 @@ static void set_rates(struct costing *c) {
     c->hand_off_s = c->gpu->hand_off_s > 0 ? c->gpu->hand_off_s : default_hand_off_s;
 }
 
-/* Reads of `n` experts of a slot class, sent together. */
+/* Reads of 0, 1, 2... experts of each slot class, sent together. More never end sooner, whatever the drive's table says. */
+static void set_reads(struct costing *c) {
+    for (uint32_t class = 0; class < c->p->n_classes; class++) {
+        const double bytes = (double)c->p->classes[class].slot_bytes, request = bytes / EXPERT_EXTENTS;
+        double *s = c->read_s[class];
+        for (uint32_t n = 1; n <= MAX_EXACT_USED; n++) {
+            const double depth = n * EXPERT_EXTENTS < MOST_IN_FLIGHT ? n * EXPERT_EXTENTS : MOST_IN_FLIGHT;
+            s[n] = fmax(s[n - 1], over(n * bytes, cost_drive_rate(c->f, c->r->drive, request, depth)));
+        }
+    }
+}
+
+/* The same for any number: between the whole ones, and at the full rate beyond. */
 static double read_s(const struct costing *c, uint32_t class, double n) {
+    const double *s = c->read_s[class];
     if (n <= 0) return 0;
-    const double bytes = (double)c->p->classes[class].slot_bytes, request = bytes / EXPERT_EXTENTS;
-    const double alone = over(bytes, cost_drive_rate(c->f, c->r->drive, request, EXPERT_EXTENTS));
-    const double together = over(n * bytes, cost_drive_rate(c->f, c->r->drive, request, fmin(n * EXPERT_EXTENTS, MOST_IN_FLIGHT)));
-    return fmax(alone * fmin(1, n), together); /* more reads never end sooner */
+    if (n >= MAX_EXACT_USED) return s[MAX_EXACT_USED] * n / MAX_EXACT_USED;
+    const uint32_t whole = (uint32_t)n;
+    return n > whole ? s[whole] + (n - whole) * (s[whole + 1] - s[whole]) : s[whole];
 }
 
 static bool costing_open(struct costing *c, const enum plan_tier *tensor_tier) {
@@ -362,8 +374,7 @@ void cost_predict(const struct plan_model *m, const struct facts *f, const struc
     set_hit_rates(p, r->profile);
     p->drive_bytes_per_token = drive_bytes_per_token(p);
     if (!costing_open(&c, tensor_tier)) return; /* no memory: not known */
-    for (uint32_t class = 0; class < p->n_classes; class++)
-        for (uint32_t n = 0; n <= MAX_EXACT_USED; n++) c.read_s[class][n] = read_s(&c, class, n);
+    set_reads(&c);
     predict_decode(&c, 0, &p->decode);
     predict_decode(&c, (double)p->context_tokens, &p->decode_full);
     predict_prefill(&c, &p->prefill);
