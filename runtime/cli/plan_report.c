@@ -129,10 +129,11 @@ static void add_strip(const struct plan *p, struct text *out) {
             text_addf(out, "\n");
         }
     }
-    for (uint32_t c = 0; c < p->n_classes; c++)
-        if (p->classes[c].slots || p->classes[c].vram_slots)
-            text_addf(out, "  slots of %.2f MiB: %u in RAM, %u in VRAM, for %u layers\n", MIB(p->classes[c].slot_bytes), p->classes[c].slots,
-                      p->classes[c].vram_slots, p->classes[c].n_layers);
+    for (uint32_t c = 0; c < p->n_classes; c++) {
+        text_addf(out, "  slots of %.2f MiB for %u layers: %u in RAM", MIB(p->classes[c].slot_bytes), p->classes[c].n_layers, p->classes[c].slots);
+        if (p->use_gpu) text_addf(out, ", %u in VRAM", p->classes[c].vram_slots);
+        text_addf(out, "\n");
+    }
 }
 
 /* Every resource that is busy for a hundredth of the time or more, the limiting one first. */
