@@ -3,6 +3,17 @@
 
 #include <string.h>
 
+void facts_set_text(char *out, size_t size, const char *text) {
+    size_t n = 0;
+    for (; text && *text && n + 1 < size; text++) {
+        const bool blank = *text == ' ' || *text == '\t' || *text == '\n';
+        if (blank && (n == 0 || out[n - 1] == ' ')) continue;
+        out[n++] = blank ? ' ' : *text > 0x20 && *text < 0x7f ? *text : '?';
+    }
+    if (n && out[n - 1] == ' ') n--;
+    memset(out + n, 0, size - n);
+}
+
 /* FNV-1a, 64 bits. */
 static void mix(uint64_t *hash, const void *bytes, size_t len) {
     for (size_t i = 0; i < len; i++) *hash = (*hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
@@ -70,17 +81,35 @@ static void take_gpus(struct facts *to, const struct facts *from) {
     }
 }
 
+static void take_kernels(struct facts *to, const struct facts *from) {
+    const unsigned mine = to->n_kernels;
+    for (unsigned i = 0; i < from->n_kernels && to->n_kernels < FACTS_MAX_KERNELS; i++) {
+        const struct facts_kernel *old = &from->kernels[i];
+        bool known = false;
+        for (unsigned k = 0; k < mine && !known; k++)
+            known = strcmp(to->kernels[k].type, old->type) == 0 && strcmp(to->kernels[k].isa, old->isa) == 0 &&
+                    to->kernels[k].threads == old->threads;
+        if (!known) to->kernels[to->n_kernels++] = *old;
+    }
+}
+
+/* Both lists rise; so does what comes of them. */
+static void take_ram_rates(struct facts *to, const struct facts *from) {
+    for (unsigned i = 0; i < from->n_ram_rates && to->n_ram_rates < FACTS_MAX_RATES; i++) {
+        unsigned at = 0;
+        while (at < to->n_ram_rates && to->ram_rates[at].threads < from->ram_rates[i].threads) at++;
+        if (at < to->n_ram_rates && to->ram_rates[at].threads == from->ram_rates[i].threads) continue;
+        memmove(&to->ram_rates[at + 1], &to->ram_rates[at], (to->n_ram_rates - at) * sizeof *to->ram_rates);
+        to->ram_rates[at] = from->ram_rates[i];
+        to->n_ram_rates++;
+    }
+}
+
 void facts_take_measurements(struct facts *to, const struct facts *from) {
     if (!to->isa[0]) memcpy(to->isa, from->isa, sizeof to->isa);
-    if (to->n_ram_rates == 0) {
-        to->n_ram_rates = from->n_ram_rates;
-        memcpy(to->ram_rates, from->ram_rates, sizeof to->ram_rates);
-    }
-    if (to->n_kernels == 0) {
-        to->n_kernels = from->n_kernels;
-        memcpy(to->kernels, from->kernels, sizeof to->kernels);
-    }
     if (to->barrier_s <= 0) to->barrier_s = from->barrier_s;
+    take_ram_rates(to, from);
+    take_kernels(to, from);
     take_drives(to, from);
     take_gpus(to, from);
 }

@@ -11,18 +11,6 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-/* Names come from firmware and drivers: printable ASCII, single blanks, none at the ends. */
-static void copy_name(char *out, size_t size, const char *text) {
-    size_t n = 0;
-    for (; text && *text && n + 1 < size; text++) {
-        const bool blank = *text == ' ' || *text == '\t' || *text == '\n';
-        if (blank && (n == 0 || out[n - 1] == ' ')) continue;
-        out[n++] = blank ? ' ' : *text > 0x20 && *text < 0x7f ? *text : '?';
-    }
-    if (n && out[n - 1] == ' ') n--;
-    memset(out + n, 0, size - n);
-}
-
 /* ---- cores, caches, nodes --------------------------------------------------------------------------------------- */
 
 /* The CPUs this process may run on. NULL: no memory. */
@@ -78,7 +66,7 @@ static void describe_packages(hwloc_topology_t topology, hwloc_const_bitmap_t us
     }
     const hwloc_obj_t root = hwloc_get_root_obj(topology), l2 = hwloc_get_obj_by_type(topology, HWLOC_OBJ_L2CACHE, 0);
     const char *model = first ? hwloc_obj_get_info_by_name(first, "CPUModel") : NULL;
-    copy_name(out->cpu, sizeof out->cpu, model ? model : hwloc_obj_get_info_by_name(root, "CPUModel"));
+    facts_set_text(out->cpu, sizeof out->cpu, model ? model : hwloc_obj_get_info_by_name(root, "CPUModel"));
     if (l2) out->l2_bytes = l2->attr->cache.size;
     for (hwloc_obj_t l3 = NULL; (l3 = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_L3CACHE, l3)) != NULL;)
         if (!first || hwloc_bitmap_isincluded(l3->cpuset, first->cpuset)) out->l3_bytes += l3->attr->cache.size;
@@ -93,9 +81,10 @@ static int device_node(hwloc_topology_t topology, hwloc_obj_t device, const stru
 }
 
 /* Built-in disks alone: what is plugged in and out must not change the machine's identity. A USB disk does not always say that
- * it is removable, but its place in sysfs does. */
+ * it is removable, but its place in sysfs does. NVMe with several paths is a virtual device. */
 static bool is_built_in(const char *name) {
     char path[128], target[1024];
+    if (strncmp(name, "nvme", 4) == 0) return true;
     snprintf(path, sizeof path, "/sys/class/block/%.64s", name);
     const ssize_t n = readlink(path, target, sizeof target - 1);
     if (n < 0) return false;
@@ -111,8 +100,8 @@ static void list_drives(hwloc_topology_t topology, struct facts *out) {
         if (strcmp(kind, "Disk") != 0 && strcmp(kind, "Other") != 0) continue;
         if (out->n_drives == FACTS_MAX_DRIVES - 1) return;
         struct facts_drive *d = &out->drives[out->n_drives++];
-        copy_name(d->name, sizeof d->name, o->name);
-        copy_name(d->model, sizeof d->model, hwloc_obj_get_info_by_name(o, "Model"));
+        facts_set_text(d->name, sizeof d->name, o->name);
+        facts_set_text(d->model, sizeof d->model, hwloc_obj_get_info_by_name(o, "Model"));
         d->node = device_node(topology, o, out);
     }
 }
@@ -121,12 +110,12 @@ static void list_drives(hwloc_topology_t topology, struct facts *out) {
 static bool driver_gpu_name(const struct hwloc_pcidev_attr_s *pci, char *out, size_t size) {
     char path[96], line[256];
     bool found = false;
-    snprintf(path, sizeof path, "/proc/driver/nvidia/gpus/%04x:%02x:%02x.%01x/information", (unsigned)pci->domain, pci->bus, pci->dev,
-             pci->func);
+    snprintf(path, sizeof path, "/proc/driver/nvidia/gpus/%04x:%02x:%02x.%01x/information", (unsigned)pci->domain, pci->bus,
+             pci->dev, pci->func);
     FILE *f = fopen(path, "re");
     if (!f) return false;
     while (!found && fgets(line, sizeof line, f))
-        if ((found = strncmp(line, "Model:", 6) == 0)) copy_name(out, size, line + 6);
+        if ((found = strncmp(line, "Model:", 6) == 0)) facts_set_text(out, size, line + 6);
     fclose(f);
     return found && out[0];
 }
@@ -140,7 +129,7 @@ static void list_gpus(hwloc_topology_t topology, struct facts *out) {
         struct facts_gpu *g = &out->gpus[out->n_gpus++];
         char id[32];
         snprintf(id, sizeof id, "NVIDIA %04x", pci->device_id);
-        if (!driver_gpu_name(pci, g->name, sizeof g->name)) copy_name(g->name, sizeof g->name, id);
+        if (!driver_gpu_name(pci, g->name, sizeof g->name)) facts_set_text(g->name, sizeof g->name, id);
         g->node = device_node(topology, o, out);
     }
 }
@@ -222,9 +211,10 @@ static void list_cpus(struct facts *out) {
         if (CPU_ISSET((size_t)cpu, &usable)) out->core_cpus[out->n_cores++] = cpu;
 }
 
-/* Components that would open the GPU driver, which takes seconds and VRAM, to tell what PCI tells already. */
-static void keep_hands_off_gpus(hwloc_topology_t topology) {
-    static const char *const components[] = {"cuda", "nvml", "opencl", "gl", "rsmi", "levelzero"};
+/* Plugins that would open the GPU driver, which takes seconds and VRAM, to tell what PCI tells already; and the one that lists
+ * PCI through libpciaccess, which leaks: without it hwloc reads sysfs. */
+static void leave_out_plugins(hwloc_topology_t topology) {
+    static const char *const components[] = {"pci", "cuda", "nvml", "opencl", "gl", "rsmi", "levelzero"};
     for (size_t i = 0; i < sizeof components / sizeof *components; i++)
         (void)hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, components[i]);
 }
@@ -236,10 +226,11 @@ static enum err read_topology(struct facts *out, struct reason *why) {
         return ERR_NONE;
     }
     if (hwloc_topology_init(&topology) != 0) return fail(why, ERR_NO_MEMORY, "hwloc could not start");
-    keep_hands_off_gpus(topology);
+    leave_out_plugins(topology);
     hwloc_bitmap_t usable = NULL;
     enum err code = ERR_NONE;
-    if (hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) != 0 || hwloc_topology_load(topology) != 0)
+    if (hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) != 0 ||
+        hwloc_topology_load(topology) != 0)
         code = fail(why, ERR_IO, "hwloc could not read this machine's topology");
     else if (!(usable = usable_cpus(topology)))
         code = fail(why, ERR_NO_MEMORY, "no memory for this machine's topology");
@@ -267,7 +258,8 @@ static void fill_gaps(struct facts *out) {
 }
 
 enum err facts_read(struct facts *out, struct reason *why) {
-    *out = (struct facts){.name = "this machine", .memory_total_bytes = meminfo_bytes("MemTotal"),
+    *out = (struct facts){.name = "this machine",
+                          .memory_total_bytes = meminfo_bytes("MemTotal"),
                           .memory_available_bytes = meminfo_bytes("MemAvailable")};
     ask_kernel(out);
     const enum err code = read_topology(out, why);

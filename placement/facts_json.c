@@ -1,15 +1,13 @@
 /* Machine files: facts as JSON text and back.
  *
  *     {"coldstream_facts": 1, "name": TEXT,
- *      "cpu": {"model": TEXT, "isa": TEXT, "packages": N, "cores": N, "threads": N, "l2_bytes": N, "l3_bytes": N, "barrier_s": X,
- *              "core_cpus": [N...], "core_nodes": [N...]},
- *      "memory": {"total_bytes": N, "available_bytes": N, "nodes": [{"memory_bytes": N, "cores": N}...],
- *                 "reads": [{"threads": N, "bytes_per_s": X}...]},
- *      "kernels": [{"type": TEXT, "isa": TEXT, "threads": N, "decode_bytes_per_s": X, "batch_macs_per_s": X}...],
- *      "drives": [{"name": TEXT, "model": TEXT, "node": N, "direct_io": BOOL, "extra": BOOL,
- *                  "reads": [{"request_bytes": N, "depth": N, "bytes_per_s": X, "latency_s": X}...]}...],
- *      "gpus": [{"name": TEXT, "node": N, "vram_bytes": N, "vram_free_bytes": N, "vram_bytes_per_s": X, "to_gpu_bytes_per_s": X,
- *                "from_gpu_bytes_per_s": X, "batch_macs_per_s": X, "layer_s": X, "hand_off_s": X}...]}
+ *      "cpu": {"model": TEXT, "isa": TEXT, "packages": N, "cores": N, "threads": N, "l2_bytes": N, "l3_bytes": N, "barrier_s":
+ * X, "core_cpus": [N...], "core_nodes": [N...]}, "memory": {"total_bytes": N, "available_bytes": N, "nodes": [{"memory_bytes":
+ * N, "cores": N}...], "reads": [{"threads": N, "bytes_per_s": X}...]}, "kernels": [{"type": TEXT, "isa": TEXT, "threads": N,
+ * "decode_bytes_per_s": X, "batch_macs_per_s": X}...], "drives": [{"name": TEXT, "model": TEXT, "node": N, "direct_io": BOOL,
+ * "extra": BOOL, "reads": [{"request_bytes": N, "depth": N, "bytes_per_s": X, "latency_s": X}...]}...], "gpus": [{"name": TEXT,
+ * "node": N, "vram_bytes": N, "vram_free_bytes": N, "vram_bytes_per_s": X, "to_gpu_bytes_per_s": X, "from_gpu_bytes_per_s": X,
+ * "batch_macs_per_s": X, "layer_s": X, "hand_off_s": X}...]}
  *
  * Required are the version, cpu.cores and memory.total_bytes, and the keys that name a row of a list. A rate that is absent was
  * not measured. N is a whole number, X any; node -1 is unknown. Nothing here looks at the machine. */
@@ -64,14 +62,14 @@ static uint64_t whole_value(struct reader *r, const struct place *at, const char
     return min;
 }
 
-static uint64_t read_whole(struct reader *r, const struct place *at, const char *key, enum need need, uint64_t min, uint64_t max,
-                           uint64_t otherwise) {
+static uint64_t read_whole(struct reader *r, const struct place *at, const char *key, enum need need, uint64_t min,
+                           uint64_t max, uint64_t otherwise) {
     const json_t *value = find(r, at, key, need);
     return value ? whole_value(r, at, key, value, min, max) : otherwise;
 }
 
-static unsigned read_count(struct reader *r, const struct place *at, const char *key, enum need need, unsigned min, unsigned max,
-                           unsigned otherwise) {
+static unsigned read_count(struct reader *r, const struct place *at, const char *key, enum need need, unsigned min,
+                           unsigned max, unsigned otherwise) {
     return (unsigned)read_whole(r, at, key, need, min, max, otherwise);
 }
 
@@ -105,9 +103,12 @@ static void read_text(struct reader *r, const struct place *at, const char *key,
     bool ok = json_span(value, &s) && s.len < size && (s.len || need == OPTIONAL);
     for (size_t i = 0; ok && i < s.len; i++) ok = (unsigned char)s.ptr[i] >= 0x20 && s.ptr[i] != 0x7f;
     char problem[96];
-    snprintf(problem, sizeof problem, "must be a text of %s%zu bytes, without control characters", need ? "1 to " : "at most ", size - 1);
-    if (ok) memcpy(out, s.ptr, s.len);
-    else refuse(r, at, key, problem);
+    snprintf(problem, sizeof problem, "must be a text of %s%zu bytes, without control characters", need ? "1 to " : "at most ",
+             size - 1);
+    if (ok)
+        memcpy(out, s.ptr, s.len);
+    else
+        refuse(r, at, key, problem);
 }
 
 /* Lower-case letters, digits and _: what kernels and types are called. */
@@ -303,7 +304,8 @@ enum err facts_parse(struct span json, struct facts *out, struct reason *why) {
     if (!json_is_integer(version)) {
         r.code = fail(why, ERR_FORMAT, "not a machine file: it has no number \"coldstream_facts\"");
     } else if (json_integer_value(version) != FACTS_VERSION) {
-        r.code = fail(why, ERR_UNSUPPORTED, "coldstream_facts is version %lld; this program reads version %d: run coldstream probe again",
+        r.code = fail(why, ERR_UNSUPPORTED,
+                      "coldstream_facts is version %lld; this program reads version %d: run coldstream probe again",
                       (long long)json_integer_value(version), FACTS_VERSION);
     } else {
         read_machine(&r, &root, out);
@@ -395,8 +397,8 @@ static void add_drives(const struct facts *f, struct text *out) {
         add_text("name", d->name, out);
         text_addf(out, ", ");
         add_text("model", d->model, out);
-        text_addf(out, ", \"node\": %d, \"direct_io\": %s, \"extra\": %s, \"reads\": [", d->node, d->direct_io ? "true" : "false",
-                  d->extra ? "true" : "false");
+        text_addf(out, ", \"node\": %d, \"direct_io\": %s, \"extra\": %s, \"reads\": [", d->node,
+                  d->direct_io ? "true" : "false", d->extra ? "true" : "false");
         for (unsigned k = 0; k < d->n_rates; k++) {
             const struct facts_drive_rate *rate = &d->rates[k];
             add_row(k, 6, out);

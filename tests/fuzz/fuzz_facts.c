@@ -18,7 +18,8 @@ static void check_shape(const struct facts *f) {
     for (unsigned i = 0; i < f->n_nodes; i++) cores += f->nodes[i].n_cores;
     assert(cores == f->n_cores);
     for (unsigned i = 0; i < f->n_cores; i++) assert(f->core_node[i] >= 0 && f->core_node[i] < (int)f->n_nodes);
-    for (unsigned i = 0; i < f->n_ram_rates; i++) assert(f->ram_rates[i].bytes_per_s >= 0 && isfinite(f->ram_rates[i].bytes_per_s));
+    for (unsigned i = 0; i < f->n_ram_rates; i++)
+        assert(f->ram_rates[i].bytes_per_s >= 0 && isfinite(f->ram_rates[i].bytes_per_s));
     for (unsigned i = 0; i < f->n_drives; i++) {
         assert(f->drives[i].n_rates <= FACTS_MAX_RATES && f->drives[i].node < (int)f->n_nodes);
         assert(facts_find_drive(f, f->drives[i].name) == &f->drives[i]);
