@@ -26,6 +26,7 @@ int cmd_detokenize(struct cli *c);
 int cmd_template(struct cli *c);
 int cmd_inspect(struct cli *c);
 int cmd_plan(struct cli *c);
+int cmd_probe(struct cli *c);
 
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 

@@ -21,9 +21,10 @@ enum {
     TEMPLATE = 1u << VERB_TEMPLATE,
     INSPECT = 1u << VERB_INSPECT,
     PLAN = 1u << VERB_PLAN,
+    PROBE = 1u << VERB_PROBE,
     GENERATE = CHAT | RUN,
     COMPUTE = CHAT | RUN | BENCH | PPL, /* verbs that load weights */
-    ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN
+    ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN | PROBE
 };
 
 static const struct choice isas[] = {{"auto", 0}, {"ref", 1}, {"avx2", 2}, {"avx512", 3}, {0}};
@@ -76,7 +77,7 @@ const struct flag flags[] = {
     {"-lm --load-mode", .kind = FLAG_CHOICE, .group = GROUP_MODEL, .verbs = COMPUTE, .offset = AT(load_mode),
      .choices = load_modes, .initial = "auto", .metavar = "MODE",
      .help = "auto or dio: weights are read past the page cache; none: through it"},
-    {"--direct-io -dio", "--no-direct-io -ndio", FLAG_BOOL, GROUP_MODEL, COMPUTE, AT(direct_io), "on",
+    {"--direct-io -dio", "--no-direct-io -ndio", FLAG_BOOL, GROUP_MODEL, COMPUTE | PROBE, AT(direct_io), "on",
      .help = "--no-direct-io: as --load-mode none"},
 
     /* context, cpu */
@@ -89,11 +90,11 @@ const struct flag flags[] = {
      .initial = "2048", .metavar = "N", .help = "most prompt tokens submitted at once"},
     {"-ub --ubatch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(ubatch),
      RANGE(1, 1 << 16), .initial = "512", .metavar = "N", .help = "prompt tokens computed together"},
-    {"-t --threads", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(threads), RANGE(-1, 1024),
+    {"-t --threads", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN | PROBE, .offset = AT(threads), RANGE(-1, 1024),
      .initial = "0", .metavar = "N", .help = "threads while generating; 0: one per physical core"},
     {"-tb --threads-batch", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(threads_batch),
      RANGE(-1, 1024), .initial = "0", .metavar = "N", .help = "threads while reading the prompt; 0: as -t"},
-    {"--isa", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN, .offset = AT(isa), .choices = isas,
+    {"--isa", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN | PROBE, .offset = AT(isa), .choices = isas,
      .initial = "auto", .metavar = "NAME", .help = "force the kernels' instruction set"},
 
     /* prompt */
@@ -226,6 +227,15 @@ const struct flag flags[] = {
      .metavar = "FILE", .help = "write the log-probabilities to FILE; with --kl-divergence: read them from it"},
     {"--kl-divergence", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = PPL, .offset = AT(kl_divergence),
      .help = "compare this model with the one that wrote the base file"},
+
+    /* probe */
+    {"-o --output", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = PROBE, .offset = AT(out_path), .metavar = "FILE",
+     .help = "write the facts there instead of the user's cache, which other commands read; - is stdout"},
+    {"--seconds", .kind = FLAG_REAL, .group = GROUP_TASK, .verbs = PROBE, .offset = AT(seconds), RANGE(0.01, 600),
+     .initial = "4", .metavar = "X", .help = "about how long to measure"},
+    {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PROBE, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE",
+     .help = "memory to measure with; auto: 1 GiB or twice the caches, up to 4 GiB"},
 
     /* later */
     {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_LATER, COMPUTE, AT(kv_offload), "on",

@@ -12,6 +12,7 @@ static int (*const commands[VERB_COUNT])(struct cli *) = {
     [VERB_TOKENIZE] = cmd_tokenize, [VERB_DETOKENIZE] = cmd_detokenize,
     [VERB_TEMPLATE] = cmd_template, [VERB_INSPECT] = cmd_inspect,
     [VERB_PLAN] = cmd_plan,
+    [VERB_PROBE] = cmd_probe,
 };
 
 static void write_log(void *ctx, enum log_level level, const char *line) {
@@ -73,7 +74,7 @@ static int run_verb(enum verb verb, int argc, char **argv) {
         status = print_page(&page);
     } else if (options.version) {
         status = print_version();
-    } else if (!options.model && verb != VERB_TEMPLATE) {
+    } else if (!options.model && verb != VERB_TEMPLATE && verb != VERB_PROBE) {
         status = cli_usage(&c, "%s needs a model: -m FILE", verb_info(verb)->name);
     } else {
         print_notes(&c);

@@ -21,8 +21,9 @@ static const struct verb_info verbs[VERB_COUNT] = {
                        "messages on stdin to a prompt; --parse-tools: an answer to a message", 0},
     [VERB_INSPECT] = {"inspect", "FILE [flags]", "check a model file and list what it holds", 1},
     [VERB_PLAN] = {"plan", "-m FILE [--machine FILE] [flags]", "what would live where, and how fast it would be; loads nothing", 0},
+    [VERB_PROBE] = {"probe", "[-m FILE] [-o FILE] [flags]", "measure this machine: memory, kernels, the drive a model lies on", 0},
 };
-static const char *const later_verbs[] = {"serve", "probe", "profile", "quantize", "imatrix"};
+static const char *const later_verbs[] = {"serve", "profile", "quantize", "imatrix"};
 
 const struct verb_info *verb_info(enum verb verb) { return &verbs[verb]; }
 
@@ -377,6 +378,7 @@ static enum err set_defaults(struct options *o, struct reason *why) {
     o->no_color = variable_or_null("NO_COLOR") != NULL;
     o->home = variable_or_null("HOME");
     o->state_home = variable_or_null("XDG_STATE_HOME");
+    o->cache_home = variable_or_null("XDG_CACHE_HOME");
     o->editor = variable_or_null("VISUAL");
     if (!o->editor) o->editor = variable_or_null("EDITOR");
     o->term = variable_or_null("TERM");

@@ -22,6 +22,7 @@ enum verb {
     VERB_TEMPLATE,
     VERB_INSPECT,
     VERB_PLAN,
+    VERB_PROBE,
     VERB_COUNT
 };
 
@@ -114,6 +115,10 @@ struct options {
     const char *kl_base;
     bool kl_divergence;
 
+    /* probe */
+    const char *out_path; /* -o; "-": stdout */
+    double seconds;
+
     /* log */
     bool verbose;
     int64_t log_level; /* -1: by `verbose`; else 0 silent, 1 errors, 2 warnings, 3 info, 4 debug */
@@ -123,7 +128,8 @@ struct options {
 
     /* environment */
     bool no_color;                                 /* NO_COLOR is set and not empty */
-    const char *home, *state_home, *editor, *term; /* HOME, XDG_STATE_HOME, VISUAL or EDITOR, TERM; NULL when unset or empty */
+    /* HOME, XDG_STATE_HOME, XDG_CACHE_HOME, VISUAL or EDITOR, TERM; NULL when unset or empty */
+    const char *home, *state_home, *cache_home, *editor, *term;
 
     /* Lines to print before starting: ignored flags, fallbacks taken. One a line, each ends in a newline. */
     struct text notes;

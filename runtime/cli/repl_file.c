@@ -62,6 +62,19 @@ static void sync_folder(const char *path) {
     close(fd);
 }
 
+enum err make_folders_of(const char *path, struct reason *why) {
+    char *copy = strdup(path);
+    if (!copy) return fail(why, ERR_NO_MEMORY, "%s: no memory", path);
+    enum err code = ERR_NONE;
+    for (char *slash = copy; !code && (slash = strchr(slash + 1, '/'));) {
+        *slash = 0;
+        if (mkdir(copy, 0700) != 0 && errno != EEXIST) code = fail(why, ERR_IO, "%s: %s", copy, strerror(errno));
+        *slash = '/';
+    }
+    free(copy);
+    return code;
+}
+
 enum err whole_file_replace(const char *path, struct span content, struct reason *why) {
     char target[PATH_MAX], temporary[PATH_MAX + 16];
     if (!realpath(path, target)) {

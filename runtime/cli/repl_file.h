@@ -9,5 +9,7 @@ enum err whole_file_read(const char *path, uint64_t limit, struct text *out, str
 /* Temporary file beside it (0600), fsync, rename, fsync of the folder. On failure the old file is as it was and the temporary
  * one is gone. A link is followed, so that its target is replaced. */
 enum err whole_file_replace(const char *path, struct span content, struct reason *why) MUST_USE;
+/* The folders a file is to lie in, 0700 where they are missing. */
+enum err make_folders_of(const char *path, struct reason *why) MUST_USE;
 
 #endif

@@ -80,23 +80,10 @@ static void shorten(const char *path, const struct typed_history *h) {
     text_free(&content);
 }
 
-static enum err make_folders(const char *path, struct reason *why) {
-    char *copy = strdup(path);
-    if (!copy) return fail(why, ERR_NO_MEMORY, "%s: no memory", path);
-    enum err code = ERR_NONE;
-    for (char *slash = copy; !code && (slash = strchr(slash + 1, '/'));) {
-        *slash = 0;
-        if (mkdir(copy, 0700) != 0 && errno != EEXIST) code = fail(why, ERR_IO, "%s: %s", copy, strerror(errno));
-        *slash = '/';
-    }
-    free(copy);
-    return code;
-}
-
 enum err history_open(const char *path, struct typed_history *out, struct reason *why) {
     *out = (struct typed_history){.fd = -1};
     if (!path) return ERR_NONE;
-    TRY(make_folders(path, why));
+    TRY(make_folders_of(path, why));
     struct text content = {0};
     if (access(path, F_OK) == 0) {
         const enum err code = whole_file_read(path, MAX_FILE_BYTES, &content, why);
