@@ -1,5 +1,5 @@
-/* Groups of ranges: what fetch.c does about every answer a stream can give, checked byte by byte on files whose content is known;
- * and what it does where the system denies things. */
+/* Groups of ranges: what fetch.c does about every answer a stream can give, checked byte by byte on files whose content is
+ * known; and what it does where the system denies things. */
 #include "tests/support/check.h"
 
 #include <errno.h>
@@ -213,9 +213,19 @@ static void picks_a_backend(void **state) {
 static void reads_edges(void **state) {
     (void)state;
     assert_true(open_with(options_for(STREAM_AUTO)));
-    static const struct { uint64_t offset, bytes; } cases[] = {
-        {0, 1},       {0, 4096},          {4095, 1},          {4095, 2},     {4096, 4096},
-        {1, LARGEST - 1}, {(3 << 20) + 3295, 1}, {(3 << 20), 3296}, {(3 << 20) - 1, 3297}, {8191, 4098},
+    static const struct {
+        uint64_t offset, bytes;
+    } cases[] = {
+        {0, 1},
+        {0, 4096},
+        {4095, 1},
+        {4095, 2},
+        {4096, 4096},
+        {1, LARGEST - 1},
+        {(3 << 20) + 3295, 1},
+        {(3 << 20), 3296},
+        {(3 << 20) - 1, 3297},
+        {8191, 4098},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         /* nothing beyond fetch_room() may be touched */
@@ -271,7 +281,10 @@ static void closes_while_busy(void **state) {
 /* Each of these is cured by trying again, so that no group fails and every byte is right. */
 static void survives_what_passes(void **state) {
     (void)state;
-    static const struct { const char *what; struct fault_rule rule; } cases[] = {
+    static const struct {
+        const char *what;
+        struct fault_rule rule;
+    } cases[] = {
         {"short reads", {.kind = FAULT_SHORT, .probability = 0.5}},
         {"short reads of 1 byte", {.kind = FAULT_SHORT, .probability = 0.3, .bytes = 1}},
         {"short reads of 512 bytes", {.kind = FAULT_SHORT, .probability = 0.7, .bytes = 512}},
@@ -338,7 +351,8 @@ static void waits_for_the_rest_of_a_failed_group(void **state) {
     assert_true(open_faulty(STREAM_AUTO, 0));
     faulty_add(&faulty, (struct fault_rule){.kind = FAULT_ERROR, .error = ENXIO, .count = 1});
     faulty_add(&faulty, (struct fault_rule){.kind = FAULT_DELAY, .delay_ns = 300 * MS, .count = 3});
-    const struct fetch_group g = {{{0, 0, 5000, place_of(0, 0)}, {1, 0, 5000, place_of(0, 1)}, {0, 9000, 5000, place_of(0, 2)}}, 3, 3};
+    const struct fetch_group g = {
+        {{0, 0, 5000, place_of(0, 0)}, {1, 0, 5000, place_of(0, 1)}, {0, 9000, 5000, place_of(0, 2)}}, 3, 3};
     struct fetch_done done;
     const uint64_t begin = clock_ns();
     fetch_start(fetch, &g);
@@ -582,7 +596,8 @@ static int child_reads(enum stream_kind kind, const char *backend) {
         return complain("log", "does not say that io_uring was denied");
     for (uint32_t i = 0; i < 40; i++) {
         const uint32_t file = i % 2;
-        const uint64_t offset = (i * 30011u) % file_bytes[file], left = file_bytes[file] - offset, bytes = left < 60000 ? left : 60000;
+        const uint64_t offset = (i * 30011u) % file_bytes[file], left = file_bytes[file] - offset,
+                       bytes = left < 60000 ? left : 60000;
         const struct fetch_group g = {{{file, offset, bytes, memory}}, 1, i};
         struct fetch_done done;
         fetch_start(fetch, &g);
@@ -600,7 +615,7 @@ struct denial {
 };
 
 static const struct denial denials[] = {
-    {SYS_io_uring_setup, EPERM}, {SYS_io_uring_setup, ENOSYS},  {SYS_io_uring_setup, ENOMEM},
+    {SYS_io_uring_setup, EPERM}, {SYS_io_uring_setup, ENOSYS},   {SYS_io_uring_setup, ENOMEM},
     {SYS_io_uring_enter, EPERM}, {SYS_io_uring_register, EPERM}, {SYS_statx, ENOSYS},
 };
 

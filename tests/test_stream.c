@@ -73,7 +73,8 @@ static void read_randomly(struct stream *s, const struct pattern_file *from) {
         unsigned n = 0;
         for (unsigned i = 0; i < DEPTH && started + n < READS; i++) {
             if (used[i]) continue;
-            const uint64_t bytes = 4096 * (1 + pattern_random(&seed, SLOT / 4096)), offset = 4096 * pattern_random(&seed, from->bytes / 4096);
+            const uint64_t bytes = 4096 * (1 + pattern_random(&seed, SLOT / 4096)),
+                           offset = 4096 * pattern_random(&seed, from->bytes / 4096);
             flying[i] = reads[n++] = (struct stream_read){0, offset, bytes, memory + (uint64_t)i * SLOT, i};
             used[i] = true;
         }
@@ -251,7 +252,8 @@ static void short_waits_lose_nothing(void **state) {
         struct stream *s = open_backend(uring, DEPTH, &fd, 1);
         if (!s) continue;
         struct stream_read reads[DEPTH];
-        for (unsigned i = 0; i < DEPTH; i++) reads[i] = (struct stream_read){0, (i % 24) * (uint64_t)SLOT, SLOT, memory + (uint64_t)i * SLOT, i};
+        for (unsigned i = 0; i < DEPTH; i++)
+            reads[i] = (struct stream_read){0, (i % 24) * (uint64_t)SLOT, SLOT, memory + (uint64_t)i * SLOT, i};
         assert_int_equal(s->ops->submit(s, reads, DEPTH), DEPTH);
         for (unsigned got = 0; got < DEPTH;) {
             struct stream_result result;
@@ -278,7 +280,8 @@ static void closes_with_reads_in_flight(void **state) {
             uint8_t *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             assert_true(memory != MAP_FAILED);
             struct stream_read reads[DEPTH];
-            for (unsigned i = 0; i < DEPTH; i++) reads[i] = (struct stream_read){0, (i % 24) * (uint64_t)SLOT, SLOT, memory + (uint64_t)i * SLOT, i};
+            for (unsigned i = 0; i < DEPTH; i++)
+                reads[i] = (struct stream_read){0, (i % 24) * (uint64_t)SLOT, SLOT, memory + (uint64_t)i * SLOT, i};
             assert_int_equal(s->ops->submit(s, reads, DEPTH), DEPTH);
             s->ops->close(s);
             /* nothing may be written any more */
@@ -350,10 +353,10 @@ static void refuses_impossible_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_through_page_cache), cmocka_unit_test(reads_directly),
-        cmocka_unit_test(reads_from_memory_file),   cmocka_unit_test(reads_under_signals),
-        cmocka_unit_test(takes_no_more_than_depth), cmocka_unit_test(reports_what_the_system_says),
-        cmocka_unit_test(waits_as_long_as_told),    cmocka_unit_test(short_waits_lose_nothing),
+        cmocka_unit_test(reads_through_page_cache),    cmocka_unit_test(reads_directly),
+        cmocka_unit_test(reads_from_memory_file),      cmocka_unit_test(reads_under_signals),
+        cmocka_unit_test(takes_no_more_than_depth),    cmocka_unit_test(reports_what_the_system_says),
+        cmocka_unit_test(waits_as_long_as_told),       cmocka_unit_test(short_waits_lose_nothing),
         cmocka_unit_test(closes_with_reads_in_flight), cmocka_unit_test(moves_between_threads),
         cmocka_unit_test(refuses_impossible_sizes),
     };

@@ -1,5 +1,5 @@
-/* Loading tensors through a fetch: every byte, both backends, tensors larger than a piece; progress, cancelling, and what an error
- * says. */
+/* Loading tensors through a fetch: every byte, both backends, tensors larger than a piece; progress, cancelling, and what an
+ * error says. */
 #include "tests/support/check.h"
 
 #include <errno.h>
@@ -47,12 +47,15 @@ static int teardown(void **state) {
 
 static bool open_fetch(enum stream_kind kind, uint64_t patience_ns) {
     struct reason why = {{0}};
-    const struct fetch_options o = {.kind = kind, .groups = 4, .patience_ns = patience_ns, .wrap = faulty_wrap, .wrap_ctx = &faulty};
+    const struct fetch_options o = {
+        .kind = kind, .groups = 4, .patience_ns = patience_ns, .wrap = faulty_wrap, .wrap_ctx = &faulty};
     fetch_close(&fetch);
     faulty_clear(&faulty);
     const enum err code = fetch_open(model, &o, &fetch, &why);
-    if (code == ERR_UNSUPPORTED) print_message("  SKIP io_uring: %s\n", why.text);
-    else if (code) fail_test("%s", why.text);
+    if (code == ERR_UNSUPPORTED)
+        print_message("  SKIP io_uring: %s\n", why.text);
+    else if (code)
+        fail_test("%s", why.text);
     return !code;
 }
 
@@ -72,7 +75,8 @@ static void expect_tensors(void) {
         uint8_t *bytes = malloc(t->bytes);
         assert_non_null(bytes);
         assert_int_equal(pread(model->files[t->file].fd, bytes, t->bytes, (off_t)t->offset), t->bytes);
-        if (memcmp(bytes, weights.data[i], t->bytes) != 0) fail_test("tensor '%.*s' has wrong bytes", (int)t->name.len, t->name.ptr);
+        if (memcmp(bytes, weights.data[i], t->bytes) != 0)
+            fail_test("tensor '%.*s' has wrong bytes", (int)t->name.len, t->name.ptr);
         free(bytes);
     }
 }
@@ -176,8 +180,10 @@ static void outlives_a_drive_without_answers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(loads_every_byte),       TEST(loads_what_is_wanted),
-        TEST(names_the_tensor_that_failed), TEST(cancels_during_a_stall),
+        TEST(loads_every_byte),
+        TEST(loads_what_is_wanted),
+        TEST(names_the_tensor_that_failed),
+        TEST(cancels_during_a_stall),
         TEST(outlives_a_drive_without_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,18 +21,23 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DEFAULT_GROUPS = 8, MAX_GROUPS = 1024, DEFAULT_THREADS = 4, QUICK_REPEATS = 3, REAP_BATCH = 64 };
+enum {
+    DEFAULT_GROUPS = 8,
+    MAX_GROUPS = STREAM_MAX_DEPTH / FETCH_EXTENTS,
+    DEFAULT_THREADS = 4,
+    QUICK_REPEATS = 3,
+    REAP_BATCH = 64
+};
 
 #define DEFAULT_PATIENCE_NS ((uint64_t)60 * 1000000000u)
-#define MAX_READ ((uint64_t)1 << 30) /* what a stream takes */
 #define FIRST_PAUSE_NS ((uint64_t)1000000)
 #define MAX_PAUSE_DOUBLINGS 6
 
 struct fetch_file {
     const struct model_file *of;
-    int direct_fd;         /* -1: none */
-    bool direct;           /* reads go there */
-    bool direct_works;     /* one succeeded: a refusal later is about one read, not about the file */
+    int direct_fd;     /* -1: none */
+    bool direct;       /* reads go there */
+    bool direct_works; /* one succeeded: a refusal later is about one read, not about the file */
     uint64_t device, inode, bytes;
     struct timespec modified;
 };
@@ -42,10 +47,10 @@ struct part {
     uint8_t *to;                   /* where byte `begin` goes */
     uint64_t sent_ns;              /* when its read was handed over */
     uint64_t not_before_ns, paused_ns;
-    unsigned repeats, eio;         /* EINTR and its like in a row; EIO in all */
+    unsigned repeats, eio; /* EINTR and its like in a row; EIO in all */
     uint32_t file;
     bool flying, flying_directly;
-    bool buffered;                 /* O_DIRECT was refused for it */
+    bool buffered; /* O_DIRECT was refused for it */
 };
 
 enum entry_state { ENTRY_FREE, ENTRY_ACTIVE, ENTRY_FAILING, ENTRY_LENT };
@@ -68,12 +73,12 @@ struct fetch {
     struct log_sink log;
     struct fetch_file *files; /* [n_files] */
     uint32_t n_files;
-    struct entry *entries;    /* [n_entries] */
+    struct entry *entries; /* [n_entries] */
     uint32_t n_entries, n_busy, n_flying;
-    uint32_t *pending;        /* [n_entries * FETCH_EXTENTS] part numbers, in order */
+    uint32_t *pending; /* [n_entries * FETCH_EXTENTS] part numbers, in order */
     uint32_t n_pending;
-    struct stream_read *reads;/* [n_entries * FETCH_EXTENTS] scratch of send() */
-    uint32_t *done;           /* ring [n_entries] of entries to be reported */
+    struct stream_read *reads; /* [n_entries * FETCH_EXTENTS] scratch of send() */
+    uint32_t *done;            /* ring [n_entries] of entries to be reported */
     uint32_t done_at, n_done;
     uint64_t busy_since_ns;
     struct fetch_counters counters;
@@ -88,7 +93,9 @@ static bool alignment_suits(int fd) {
     return s.stx_dio_offset_align && s.stx_dio_offset_align <= FETCH_ALIGN && s.stx_dio_mem_align <= FETCH_ALIGN;
 }
 
-static bool is_same_file(const struct stat *s, const struct fetch_file *f) { return s->st_dev == f->device && s->st_ino == f->inode; }
+static bool is_same_file(const struct stat *s, const struct fetch_file *f) {
+    return s->st_dev == f->device && s->st_ino == f->inode;
+}
 
 /* A second descriptor of the same file, even if it was renamed since. -1 with errno. */
 static int open_direct(const struct fetch_file *f) {
@@ -115,7 +122,8 @@ static void use_page_cache(struct fetch *f, struct fetch_file *file, const char 
     if (reason) log_line(&f->log, LOG_INFO, "%s: reading through the page cache: %s", file->of->path, reason);
 }
 
-static enum err open_file(struct fetch *f, struct fetch_file *file, const struct model_file *of, bool no_direct_io, struct reason *why) {
+static enum err open_file(struct fetch *f, struct fetch_file *file, const struct model_file *of, bool no_direct_io,
+                          struct reason *why) {
     struct stat s;
     file->of = of;
     if (fstat(of->fd, &s) != 0) return fail(why, ERR_IO, "%s: %s", of->path, strerror(errno));
@@ -147,13 +155,15 @@ static enum err open_stream(struct fetch *f, const struct fetch_options *o, stru
     struct reason denied = {{0}};
     enum err code = ERR_UNSUPPORTED;
     if (o->kind != STREAM_PREAD) code = stream_uring_open(depth, fds, 2 * f->n_files, &f->stream, &denied);
-    if (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO) log_line(&f->log, LOG_INFO, "%s; reading with %u threads", denied.text, threads);
+    if (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO)
+        log_line(&f->log, LOG_INFO, "%s; reading with %u threads", denied.text, threads);
     if (o->kind == STREAM_PREAD || (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO))
         code = stream_pread_open(threads, depth, fds, 2 * f->n_files, &f->stream, &denied);
     free(fds);
     if (code) return fail(why, code, "%s", denied.text);
     f->backend = f->stream->ops->name;
-    if (o->wrap && !(f->stream = o->wrap(o->wrap_ctx, f->stream))) return fail(why, ERR_NO_MEMORY, "no memory to wrap the stream");
+    if (o->wrap && !(f->stream = o->wrap(o->wrap_ctx, f->stream)))
+        return fail(why, ERR_NO_MEMORY, "no memory to wrap the stream");
     return ERR_NONE;
 }
 
@@ -210,8 +220,8 @@ enum err fetch_check_files(const struct fetch *f, struct reason *why) {
         struct stat s;
         if (fstat(file->of->fd, &s) != 0) return fail(why, ERR_IO, "%s: %s", file->of->path, strerror(errno));
         if ((uint64_t)s.st_size != file->bytes)
-            return fail(why, ERR_IO, "%s: the file had %llu bytes when it was opened and has %lld now; load the model again", file->of->path,
-                        (unsigned long long)file->bytes, (long long)s.st_size);
+            return fail(why, ERR_IO, "%s: the file had %llu bytes when it was opened and has %lld now; load the model again",
+                        file->of->path, (unsigned long long)file->bytes, (long long)s.st_size);
         if (s.st_mtim.tv_sec != file->modified.tv_sec || s.st_mtim.tv_nsec != file->modified.tv_nsec)
             return fail(why, ERR_IO, "%s: the file was written to since it was opened; load the model again", file->of->path);
     }
@@ -242,8 +252,9 @@ static void fail_entry(struct fetch *f, struct entry *e, enum err code) {
 }
 
 static void fail_part(struct fetch *f, struct entry *e, const struct part *p, const char *what) {
-    fail_entry(f, e, fail(&e->why, ERR_IO, "%s: reading %llu bytes at offset %llu: %s", f->files[p->file].of->path,
-                          (unsigned long long)(p->need - p->at), (unsigned long long)p->at, what));
+    fail_entry(f, e,
+               fail(&e->why, ERR_IO, "%s: reading %llu bytes at offset %llu: %s", f->files[p->file].of->path,
+                    (unsigned long long)(p->need - p->at), (unsigned long long)p->at, what));
 }
 
 /* After an answer: is the entry over? */
@@ -296,7 +307,8 @@ static struct stream_read next_read(const struct fetch *f, const struct part *p,
     /* a short direct read can leave an unaligned rest, which only the page cache can serve */
     const bool direct = f->files[p->file].direct && !p->buffered && p->at % FETCH_ALIGN == 0;
     const uint64_t left = p->end - p->at;
-    return (struct stream_read){2 * p->file + !direct, p->at, left < MAX_READ ? left : MAX_READ, p->to + (p->at - p->begin), number};
+    return (struct stream_read){2 * p->file + !direct, p->at, left < STREAM_MAX_READ ? left : STREAM_MAX_READ,
+                                p->to + (p->at - p->begin), number};
 }
 
 /* Sends what is due, in order. Returns when to try the next pending part; UINT64_MAX: none waits. */
@@ -386,7 +398,10 @@ static void on_error(struct fetch *f, uint32_t number, int error, uint64_t now) 
         send_again(f, number, FIRST_PAUSE_NS << p->eio, now);
         return;
     }
-    snprintf(text, sizeof text, "%s%s", strerror(error), error == EIO ? " (tried several times)" : "");
+    if (error == EIO)
+        snprintf(text, sizeof text, "%s (tried %d times)", strerror(error), FETCH_EIO_TRIES);
+    else
+        snprintf(text, sizeof text, "%s", strerror(error));
     fail_part(f, e, p, text);
 }
 
@@ -400,9 +415,12 @@ static void on_result(struct fetch *f, const struct stream_result *r, uint64_t n
     e->n_flying--;
     if (--f->n_flying == 0) f->counters.busy_ns += now - f->busy_since_ns;
     if (e->state == ENTRY_ACTIVE) {
-        if (r->got > 0) on_bytes(f, number, (uint64_t)r->got, now);
-        else if (r->got < 0) on_error(f, number, (int)-r->got, now);
-        else fail_part(f, e, p, "the file ends there; it was cut or is incomplete");
+        if (r->got > 0)
+            on_bytes(f, number, (uint64_t)r->got, now);
+        else if (r->got < 0)
+            on_error(f, number, (int)-r->got, now);
+        else
+            fail_part(f, e, p, "the file ends there; it was cut or is incomplete");
     }
     settle(f, e, now);
 }
@@ -410,7 +428,7 @@ static void on_result(struct fetch *f, const struct stream_result *r, uint64_t n
 /* Groups with a read that was sent too long ago are failed; returns when the next one will be. */
 static uint64_t give_up_stalled(struct fetch *f, uint64_t now) {
     uint64_t next_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < f->n_entries; i++) {
+    for (uint32_t i = 0; f->n_flying && i < f->n_entries; i++) {
         struct entry *e = &f->entries[i];
         if ((e->state != ENTRY_ACTIVE && e->state != ENTRY_FAILING) || !e->n_flying) continue;
         const struct part *oldest = NULL;
@@ -445,7 +463,7 @@ static void report(struct fetch *f, struct fetch_done *out) {
     f->done_at = (f->done_at + 1) % f->n_entries;
     f->n_done--;
     e->queued = false;
-    *out = (struct fetch_done){.tag = e->tag, .code = e->code, .why = &e->why, .lent = e->n_flying > 0, .bytes = e->bytes, .ns = e->ns};
+    *out = (struct fetch_done){e->tag, e->code, e->code ? &e->why : NULL, e->n_flying > 0, e->bytes, e->ns};
     struct fetch_counters *c = &f->counters;
     if (!e->code) {
         c->groups++;

@@ -21,7 +21,7 @@ enum stream_kind { STREAM_AUTO, STREAM_URING, STREAM_PREAD };
 struct extent {
     uint32_t file; /* index into model->files */
     uint64_t offset, bytes;
-    void *to; /* FETCH_ALIGN-aligned, with room for fetch_room(); byte `offset` of the file lands at to + offset % FETCH_ALIGN */
+    void *to; /* FETCH_ALIGN-aligned, fetch_room() bytes long; byte `offset` of the file lands at to + offset % FETCH_ALIGN */
 };
 
 /* Upper bound of the memory an extent of `bytes` needs wherever it begins. */
@@ -36,10 +36,10 @@ struct fetch_group {
 struct fetch_done {
     uint64_t tag;
     enum err code;             /* ERR_NONE: all bytes are there. ERR_IO: they will not come. ERR_CANCELLED: a loan ended */
-    const struct reason *why;  /* of a failure; valid until the next fetch_start() or fetch_poll() */
-    /* Only with ERR_IO, when patience ran out: the system still has a read of this group and may write into its memory. A second
-     * report with the same tag and ERR_CANCELLED comes when it has not any more; until then the group counts as busy and its
-     * memory must stay. Every other report means that nothing of the group is under way. */
+    const struct reason *why;  /* of a failure (else NULL); valid until the next fetch_start() or fetch_poll() */
+    /* Only with ERR_IO, when patience ran out: the system still has a read of this group and may write into its memory. A
+     * second report with the same tag and ERR_CANCELLED comes when it has not any more; until then the group counts as busy
+     * and its memory must stay. Every other report means that nothing of the group is under way. */
     bool lent;
     uint64_t bytes;            /* of the group's extents, widening not counted */
     uint64_t ns;               /* from fetch_start() to the last byte */
@@ -47,7 +47,7 @@ struct fetch_done {
 
 struct fetch_options {
     enum stream_kind kind;
-    unsigned groups;       /* most groups in flight; 0: 8 */
+    unsigned groups;       /* most groups in flight, up to 1365; 0: 8 */
     unsigned threads;      /* of the pread backend; 0: 4 */
     bool no_direct_io;
     uint64_t patience_ns;  /* a group with a read unanswered for that long fails (fetch_done.lent); 0: 60 s */
@@ -60,7 +60,8 @@ struct fetch_options {
 struct fetch;
 
 /* The model stays borrowed: its descriptors are used. ERR_UNSUPPORTED where STREAM_URING is asked for and denied. */
-enum err fetch_open(const struct model *m, const struct fetch_options *options, struct fetch **out, struct reason *why) MUST_USE;
+enum err fetch_open(const struct model *m, const struct fetch_options *options, struct fetch **out,
+                    struct reason *why) MUST_USE;
 /* Waits for reads the system is at; the groups' memory is free afterwards. */
 void fetch_close(struct fetch **fetch);
 

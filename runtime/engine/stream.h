@@ -11,10 +11,12 @@
 
 #include "core/core.h"
 
+enum { STREAM_MAX_DEPTH = 4096, STREAM_MAX_THREADS = 64, STREAM_MAX_READ = 1 << 30 };
+
 struct stream_read {
     uint32_t file;   /* index into the descriptors given at opening */
     uint64_t offset; /* with O_DIRECT descriptors, offset, bytes and `to` are multiples of the file system's block */
-    uint64_t bytes;  /* 1 .. 1 GiB */
+    uint64_t bytes;  /* 1 .. STREAM_MAX_READ */
     void *to;
     uint64_t tag;    /* comes back with the result */
 };
@@ -44,8 +46,8 @@ struct stream { /* the head of each backend's own struct */
     unsigned depth; /* most requests in flight */
 };
 
-/* `fds` [n_fds] are borrowed and must stay open; not O_NONBLOCK. ERR_UNSUPPORTED, with the errno in `why`, where the system denies
- * io_uring or the kernel lacks something. `depth` up to 4096; `threads` up to 64, fewer are used when no more can be started. */
+/* `fds` [n_fds] are borrowed and must stay open; not O_NONBLOCK. ERR_UNSUPPORTED, with the errno in `why`, where the system
+ * denies io_uring or the kernel lacks something. Of `threads`, fewer are used when no more can be started. */
 enum err stream_uring_open(unsigned depth, const int *fds, unsigned n_fds, struct stream **out, struct reason *why) MUST_USE;
 enum err stream_pread_open(unsigned threads, unsigned depth, const int *fds, unsigned n_fds, struct stream **out,
                            struct reason *why) MUST_USE;

@@ -13,18 +13,16 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_DEPTH = 4096, MAX_THREADS = 64 };
-
 struct preader {
     struct stream head; /* first: a stream pointer is a preader pointer */
     pthread_mutex_t lock;
     pthread_cond_t work, answer;
     pthread_t *threads; /* [n_threads] */
     unsigned n_threads;
-    int *fds;           /* [n_fds] */
+    int *fds; /* [n_fds] */
     unsigned n_fds;
     bool quit;
-    unsigned in_flight; /* taken and not reaped yet: queued, being read, or an unreaped result */
+    unsigned in_flight;            /* taken and not reaped yet: queued, being read, or an unreaped result */
     struct stream_read *queue;     /* ring [depth] */
     struct stream_result *results; /* ring [depth] */
     unsigned queue_at, n_queue, results_at, n_results;
@@ -61,8 +59,10 @@ static unsigned preader_submit(struct stream *s, const struct stream_read *reads
         p->queue[(p->queue_at + p->n_queue++) % s->depth] = reads[i];
     }
     p->in_flight += n;
-    if (n == 1) pthread_cond_signal(&p->work);
-    else if (n) pthread_cond_broadcast(&p->work);
+    if (n == 1)
+        pthread_cond_signal(&p->work);
+    else if (n)
+        pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     return n;
 }
@@ -125,10 +125,13 @@ static enum err start_threads(struct preader *p, unsigned threads, struct reason
     return fail(why, ERR_NO_MEMORY, "cannot start a reader thread: %s", strerror(error));
 }
 
-enum err stream_pread_open(unsigned threads, unsigned depth, const int *fds, unsigned n_fds, struct stream **out, struct reason *why) {
+enum err stream_pread_open(unsigned threads, unsigned depth, const int *fds, unsigned n_fds, struct stream **out,
+                           struct reason *why) {
     *out = NULL;
-    if (depth < 1 || depth > MAX_DEPTH) return fail(why, ERR_ARGUMENT, "%u reads in flight; 1 to %d are possible", depth, MAX_DEPTH);
-    if (threads < 1 || threads > MAX_THREADS) return fail(why, ERR_ARGUMENT, "%u reader threads; 1 to %d are possible", threads, MAX_THREADS);
+    if (depth < 1 || depth > STREAM_MAX_DEPTH)
+        return fail(why, ERR_ARGUMENT, "%u reads in flight; 1 to %d are possible", depth, STREAM_MAX_DEPTH);
+    if (threads < 1 || threads > STREAM_MAX_THREADS)
+        return fail(why, ERR_ARGUMENT, "%u reader threads; 1 to %d are possible", threads, STREAM_MAX_THREADS);
     struct preader *p = calloc_checked(1, sizeof *p);
     if (!p) return fail(why, ERR_NO_MEMORY, "no memory for the readers");
     p->head = (struct stream){&preader_ops, depth};

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_DEPTH = 4096, REAP_BATCH = 64 };
+enum { REAP_BATCH = 64 };
 
 #define POLL_NS 200000 /* between two looks at the ring when the system refuses to wait */
 
@@ -31,10 +31,12 @@ struct uring {
 static void give_up(struct uring *u, int error) {
     const struct io_uring_sq *sq = &u->ring.sq;
     u->broken = error;
-    for (unsigned i = *sq->khead; i != sq->sqe_tail; i++) u->refused[u->n_refused++] = sq->sqes[i & (sq->ring_entries - 1)].user_data;
+    for (unsigned i = *sq->khead; i != sq->sqe_tail; i++)
+        u->refused[u->n_refused++] = sq->sqes[i & (sq->ring_entries - 1)].user_data;
 }
 
-/* Hand over what is prepared. What the kernel cannot take now (no memory, unreaped results) stays in the ring for the next call. */
+/* Hand over what is prepared. What the kernel cannot take now (no memory, unreaped results) stays in the ring for the next
+ * call. */
 static void send_prepared(struct uring *u) {
     while (!u->broken && io_uring_sq_ready(&u->ring)) {
         const int sent = io_uring_submit(&u->ring);
@@ -82,7 +84,8 @@ static unsigned take(struct uring *u, struct stream_result *out, unsigned max) {
 
 /* Sleep until a result is there, at most so long. May return early. */
 static void wait_result(struct uring *u, uint64_t timeout_ns) {
-    struct __kernel_timespec limit = {.tv_sec = (long long)(timeout_ns / 1000000000u), .tv_nsec = (long long)(timeout_ns % 1000000000u)};
+    struct __kernel_timespec limit = {.tv_sec = (long long)(timeout_ns / 1000000000u),
+                                      .tv_nsec = (long long)(timeout_ns % 1000000000u)};
     struct io_uring_cqe *cqe;
     const int sent = u->broken ? -u->broken : io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &limit, NULL);
     if (sent >= 0 || sent == -ETIME || sent == -EINTR) return;
@@ -120,8 +123,8 @@ static enum err denied(struct reason *why, const char *what, int error) {
     return fail(why, ERR_UNSUPPORTED, "io_uring cannot be used here: %s: %s", what, strerror(error));
 }
 
-/* Registers the files and sees whether the kernel knows what is needed and the system lets a request through: some filters allow
- * setting a ring up and refuse to enter it. */
+/* Registers the files and sees whether the kernel knows what is needed and the system lets a request through: some filters
+ * allow setting a ring up and refuse to enter it. */
 static enum err set_up_ring(struct io_uring *ring, const int *fds, unsigned n_fds, struct reason *why) {
     if (!(ring->features & IORING_FEAT_EXT_ARG)) return denied(why, "the kernel is older than 5.11", ENOSYS);
     int error = io_uring_register_files(ring, fds, n_fds);
@@ -142,7 +145,8 @@ static enum err set_up_ring(struct io_uring *ring, const int *fds, unsigned n_fd
 
 enum err stream_uring_open(unsigned depth, const int *fds, unsigned n_fds, struct stream **out, struct reason *why) {
     *out = NULL;
-    if (depth < 1 || depth > MAX_DEPTH) return fail(why, ERR_ARGUMENT, "%u reads in flight; 1 to %d are possible", depth, MAX_DEPTH);
+    if (depth < 1 || depth > STREAM_MAX_DEPTH)
+        return fail(why, ERR_ARGUMENT, "%u reads in flight; 1 to %d are possible", depth, STREAM_MAX_DEPTH);
     struct uring *u = calloc_checked(1, sizeof *u);
     uint64_t *refused = calloc_checked(depth, sizeof *refused);
     enum err code = ERR_NO_MEMORY;

@@ -1,6 +1,6 @@
 /* Loading tensors. Each one gets its own 4 KiB-aligned place, shifted by its file offset mod 4096, so that an O_DIRECT read of
- * the enclosing pages lands the data without a copy (at most two pages lost a tensor). Pieces of a few MiB go through the fetch,
- * as many at a time as it takes; all reading is its business. */
+ * the enclosing pages lands the data without a copy (at most two pages lost a tensor). Pieces of a few MiB go through the
+ * fetch, as many at a time as it takes; all reading is its business. */
 #include "engine/weights.h"
 
 #include <assert.h>
@@ -18,14 +18,16 @@ struct loader {
     const struct weights_load *how;
     const bool *wanted;
     struct reason *why;
-    enum err failed;            /* the first failure */
-    size_t tensor;              /* where the next piece is cut */
-    uint64_t from;              /* within that tensor's page-aligned superset */
+    enum err failed; /* the first failure */
+    size_t tensor;   /* where the next piece is cut */
+    uint64_t from;   /* within that tensor's page-aligned superset */
     uint64_t done_bytes, total_bytes, last_report_ns;
 };
 
 static uint64_t superset_start(const struct model_tensor *t) { return t->offset & ~(PAGE - 1); }
-static uint64_t superset_bytes(const struct model_tensor *t) { return round_up(t->offset + t->bytes, PAGE) - superset_start(t); }
+static uint64_t superset_bytes(const struct model_tensor *t) {
+    return round_up(t->offset + t->bytes, PAGE) - superset_start(t);
+}
 
 uint64_t weights_bytes(const struct model *m, const bool *wanted) {
     uint64_t bytes = 0;
@@ -79,7 +81,8 @@ static void report(struct loader *l) {
     const uint64_t now = clock_ns();
     if (!l->how->on_load || l->failed || now - l->last_report_ns < REPORT_NS) return;
     l->last_report_ns = now;
-    if (l->how->on_load(l->how->ctx, l->done_bytes, l->total_bytes)) l->failed = fail(l->why, ERR_CANCELLED, "loading was cancelled");
+    if (l->how->on_load(l->how->ctx, l->done_bytes, l->total_bytes))
+        l->failed = fail(l->why, ERR_CANCELLED, "loading was cancelled");
 }
 
 /* After a failure nothing new is started, but what is in flight still writes into the memory: it is waited for. */
@@ -109,8 +112,10 @@ enum err weights_open(const struct model *m, const bool *wanted, const struct we
         place_tensors(&l);
         load_all(&l);
     }
-    if (l.failed) weights_close(out);
-    else if (how->on_load) (void)how->on_load(how->ctx, l.total_bytes, l.total_bytes);
+    if (l.failed)
+        weights_close(out);
+    else if (how->on_load)
+        (void)how->on_load(how->ctx, l.total_bytes, l.total_bytes);
     return l.failed;
 }
 

@@ -20,8 +20,8 @@ struct weights_load {
     void *ctx;
 };
 
-/* Load the tensors whose `wanted[index in model->tensors]` is true. On failure nothing is kept and nothing is in flight any more,
- * which is waited for. ERR_IO names tensor, file and offset; ERR_CANCELLED after on_load() said so. */
+/* Load the tensors whose `wanted[index in model->tensors]` is true. On failure nothing is kept, and nothing is in flight any
+ * more, which is waited for. ERR_IO names tensor, file and offset; ERR_CANCELLED after on_load() said so. */
 enum err weights_open(const struct model *m, const bool *wanted, const struct weights_load *how, struct weights *out,
                       struct reason *why) MUST_USE;
 void weights_close(struct weights *w);

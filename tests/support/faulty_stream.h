@@ -28,12 +28,12 @@ enum fault_kind {
 
 struct fault_rule {
     enum fault_kind kind;
-    uint64_t from, count;    /* requests from .. from + count - 1, numbered from 0 as they come; count 0: all from there */
-    double probability;      /* of each of those; 0: every one */
+    uint64_t from, count; /* requests from .. from + count - 1, numbered from 0 as they come; count 0: all from there */
+    double probability;   /* of each of those; 0: every one */
     int error;
     uint64_t bytes;
-    uint64_t delay_ns;       /* before the answer, with any kind */
-    bool bad_sector;         /* once it struck: all later requests that touch the same file offsets, too */
+    uint64_t delay_ns; /* before the answer, with any kind */
+    bool bad_sector;   /* once it struck: all later requests that touch the same file offsets, too */
 };
 
 enum { FAULTY_RULES = 8, FAULTY_SECTORS = 64 };

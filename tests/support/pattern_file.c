@@ -18,7 +18,8 @@ static uint64_t word_at(uint32_t salt, uint64_t index) {
 
 static void fill(uint32_t salt, uint8_t *to, uint64_t n, uint64_t offset) {
     for (uint64_t i = 0; i < n;) {
-        const uint64_t word = word_at(salt, (offset + i) / 8), from = (offset + i) % 8, take = 8 - from < n - i ? 8 - from : n - i;
+        const uint64_t word = word_at(salt, (offset + i) / 8), from = (offset + i) % 8,
+                       take = 8 - from < n - i ? 8 - from : n - i;
         memcpy(to + i, (const uint8_t *)&word + from, take);
         i += take;
     }
@@ -62,7 +63,8 @@ void pattern_open_model(const struct pattern_file *files, size_t n, struct model
     struct model_file *opened = calloc(n, sizeof *opened);
     assert_non_null(opened);
     for (size_t i = 0; i < n; i++) {
-        opened[i] = (struct model_file){strdup(files[i].path), open(files[i].path, O_RDONLY | O_CLOEXEC), files[i].bytes, files[i].bytes};
+        opened[i] = (struct model_file){strdup(files[i].path), open(files[i].path, O_RDONLY | O_CLOEXEC), files[i].bytes,
+                                        files[i].bytes};
         if (opened[i].fd < 0) fail_test("%s: %s", files[i].path, strerror(errno));
     }
     *out = (struct model){.n_files = n, .files = opened};
