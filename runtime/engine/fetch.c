@@ -143,7 +143,14 @@ static enum err open_file(struct fetch *f, struct fetch_file *file, const struct
     return ERR_NONE;
 }
 
-/* Two descriptors a file: 2 * file directly, 2 * file + 1 through the page cache. */
+static bool any_direct(const struct fetch *f) {
+    for (uint32_t i = 0; i < f->n_files; i++)
+        if (f->files[i].direct) return true;
+    return false;
+}
+
+/* Two descriptors a file: 2 * file directly, 2 * file + 1 through the page cache. The page cache is left to threads: a ring
+ * copies what is cached on the submitting thread, one read after the other. */
 static enum err open_stream(struct fetch *f, const struct fetch_options *o, struct reason *why) {
     int *fds = calloc_checked(2 * (uint64_t)f->n_files, sizeof *fds);
     if (!fds) return fail(why, ERR_NO_MEMORY, "no memory for %u descriptors", 2 * f->n_files);
@@ -153,12 +160,14 @@ static enum err open_stream(struct fetch *f, const struct fetch_options *o, stru
     }
     const unsigned depth = f->n_entries * FETCH_EXTENTS, threads = o->threads ? o->threads : DEFAULT_THREADS;
     struct reason denied = {{0}};
-    enum err code = ERR_UNSUPPORTED;
-    if (o->kind != STREAM_PREAD) code = stream_uring_open(depth, fds, 2 * f->n_files, &f->stream, &denied);
-    if (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO)
+    enum err code = ERR_NONE;
+    bool use_threads = o->kind == STREAM_PREAD || (o->kind == STREAM_AUTO && !any_direct(f));
+    if (!use_threads) code = stream_uring_open(depth, fds, 2 * f->n_files, &f->stream, &denied);
+    if (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO) {
+        use_threads = true;
         log_line(&f->log, LOG_INFO, "%s; reading with %u threads", denied.text, threads);
-    if (o->kind == STREAM_PREAD || (code == ERR_UNSUPPORTED && o->kind == STREAM_AUTO))
-        code = stream_pread_open(threads, depth, fds, 2 * f->n_files, &f->stream, &denied);
+    }
+    if (use_threads) code = stream_pread_open(threads, depth, fds, 2 * f->n_files, &f->stream, &denied);
     free(fds);
     if (code) return fail(why, code, "%s", denied.text);
     f->backend = f->stream->ops->name;

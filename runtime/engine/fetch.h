@@ -16,6 +16,7 @@ enum {
     FETCH_EIO_TRIES = 4   /* reads of one range before EIO is believed */
 };
 
+/* AUTO: threads where io_uring is denied, and where no file can be read with O_DIRECT. */
 enum stream_kind { STREAM_AUTO, STREAM_URING, STREAM_PREAD };
 
 struct extent {
