@@ -27,7 +27,7 @@ enum {
 };
 
 static const float DEFAULT_HALF_LIFE = 48, MAX_HALF_LIFE = 1e6f, MIN_HALF_LIFE = 0.25f;
-static const float DEFAULT_PRIOR_WEIGHT = 16, MAX_PRIOR = 1e6f;
+static const float DEFAULT_PRIOR_WEIGHT = 4, MAX_PRIOR = 1e6f;
 static const double MAX_EXPONENT = 64; /* a use never counts more than 2^64; sums stay far below FLT_MAX, 2^128 */
 static const double NEGLIGIBLE = 1e-12;
 /* What a prompt must have made of an expert for it to stay: that much warmer than the one that leaves. */
@@ -514,13 +514,12 @@ int32_t cache_take(struct cache *c, uint32_t layer, uint32_t expert, enum cache_
     return slot;
 }
 
-/* ---- loading and holding --------------------------------------------------------------------------------------------------
- */
+/* ---- loading and holding ---------------------------------------------------------------------------------- */
 
 static struct class *class_of_slot(struct cache *c, int32_t slot) {
-    struct class *class = c->classes;
-    while ((uint32_t)slot >= class->first + class->n) class ++;
-    return class;
+    uint32_t i = 0;
+    while ((uint32_t)slot >= c->classes[i].first + c->classes[i].n) i++;
+    return &c->classes[i];
 }
 
 static void count_as_free(struct cache *c, int32_t slot) {

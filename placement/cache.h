@@ -32,9 +32,9 @@ struct cache_options {
 /* Why a slot is wanted. */
 enum cache_cause {
     CACHE_DEMAND,  /* chosen by the router, decode: displaces the coldest */
-    CACHE_PASSING, /* chosen in a long prompt: takes free slots, then that of an expert of a layer the prompt is through with and
-                    * which it left clearly colder; else those other passing experts are done with, then up to a ring of the
-                    * coldest. The rest of the decode set stays */
+    CACHE_PASSING, /* chosen in a long prompt: takes free slots, then that of a clearly colder expert of a layer the prompt is
+                    * through with; else those other passing experts are done with, then up to a ring of the coldest. The rest
+                    * of the decode set stays */
     CACHE_AHEAD,   /* predicted for the next layer: displaces only what was not used in the last tokens and is not predicted */
     CACHE_FILL     /* background: takes free slots only */
 };

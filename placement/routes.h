@@ -36,8 +36,8 @@ void routes_close(struct routes *r);
 
 /* What is appended next belongs to a new turn, unless the last one is empty. */
 enum err routes_begin_turn(struct routes *r, struct reason *why) MUST_USE;
-/* Append tokens, to be set layer by layer; a prompt after decoded tokens begins a new turn. They begin at r->n_tokens as it was:
- * chosen 0, 1, ..., expected nothing. */
+/* Append tokens, to be set layer by layer; a prompt after decoded tokens begins a new turn. The first has the number that
+ * r->n_tokens was; until set, 0, 1, ... are chosen and nothing is expected. */
 enum err routes_append(struct routes *r, uint32_t n_tokens, bool prompt, struct reason *why) MUST_USE;
 /* experts[n_used], distinct */
 void routes_choose(struct routes *r, uint32_t token, uint32_t layer, const int32_t *experts);

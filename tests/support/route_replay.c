@@ -277,8 +277,7 @@ static void oracle_layer(struct replay *p, struct oracle *a, uint32_t token, uin
     }
 }
 
-/* ---- turns ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- turns -------------------------------------------------------------------------------------------- */
 
 static void begin_token(struct replay *p, uint32_t in_turn, uint64_t *decoded) {
     const uint32_t early = p->o->early_tokens ? p->o->early_tokens : DEFAULT_EARLY;

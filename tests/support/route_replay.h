@@ -5,8 +5,8 @@
  *   2. those that are here are held;
  *   3. the others are taken with CACHE_DEMAND, held, and landed at once (the replay knows no time);
  *   4. all are released;
- *   5. what the look-ahead expects of the next layer goes to cache_expect(), and the first `ahead` of those that are not here are
- *      taken with CACHE_AHEAD and landed at once.
+ *   5. what the look-ahead expects of the next layer goes to cache_expect(), and the first `ahead` of those that are not here
+ *      are taken with CACHE_AHEAD and landed at once.
  * Then cache_advance(1). A prompt runs in batches of `batch` tokens: per layer cache_use() of all tokens, then the distinct
  * missing experts one after the other, by id, with CACHE_PASSING; cache_advance() a batch. Nothing fills in the background,
  * unless before the first token (`fill`).
@@ -23,7 +23,8 @@ enum replay_policy {
     REPLAY_LRU,
     REPLAY_LRU_LAYER, /* every layer has its own share of the slots */
     REPLAY_STATIC,    /* the most used in the turns learned from; nothing else ever stays */
-    REPLAY_BELADY     /* who is needed last leaves (Belady 1966): no policy that loads what it misses does better. Decode only */
+    REPLAY_BELADY     /* who is needed last leaves (Belady 1966): no policy does better that loads what it misses. Knows nothing
+                       * of prompts, which bring others something */
 };
 
 struct replay_options {
