@@ -15,10 +15,17 @@ enum {
     MEETINGS_A_LAYER = 11 /* of the decode threads: layer_cpu.c */
 };
 
-static const double cpu_layer_s = 6e-6;          /* router choice, norms, starts of stretches */
+/* Of a layer on the CPU beside its weights. Calibrated on one run of the 30B Q4_K_M shape on two cores that read 36 GB/s: 14.7 tok/s
+ * of decode, 84.9 of a prompt of 512. */
+static const double cpu_layer_s = 150e-6;        /* decode: norms, router's choice, starts of stretches; one core's work */
+static const double cpu_tail_bytes = 3 * 0.22e6; /* decode: one thread reads on while the others wait: half a unit of q/k/v, o, router */
+static const double cpu_token_layer_s = 50e-6;   /* prompt: activations, shares, quantizing; thread-seconds a token */
+static const double attention_share = 0.5;       /* prompt: attention's multiply-adds, of F16 products' rate */
+static const double few_vectors = 5;             /* a product with n vectors runs at n / (n + 5) of its best rate (kernel bench) */
+static const double many_vectors = 128;          /* what batch rates are measured with */
 static const double submit_s = 38e-6;            /* of a compute thread, a missed expert (streaming, section 2) */
 static const double kv_read_share = 0.8;         /* of plain reads, attention over the cache */
-static const double vram_share = 0.9;            /* of plain reads, GPU kernels (GPU study 2.1) */
+static const double vram_share = 0.9;            /* of plain reads, GPU kernels: 82 of 91 % of the data sheet (GPU study 2.1) */
 static const double default_gpu_layer_s = 42e-6; /* 2 ms for 48 layers (roofline's calibration) */
 static const double default_hand_off_s = 9e-6;   /* GPU study 3.3 */
 
@@ -240,7 +247,8 @@ static double dense_layer_s(const struct costing *c, uint32_t layer, double dept
     const double kv_bytes = depth * (double)c->p->kv_bytes_per_token / c->m->n_layers;
     const double cpu = k->dense_s + (l->kv_on_gpu ? 0 : over(kv_bytes, c->ram * kv_read_share));
     const double gpu = over(k->dense_vram_bytes + (l->kv_on_gpu ? kv_bytes : 0), c->vram);
-    const double fixed = l->dense_on_gpu ? c->gpu_layer_s : cpu_layer_s + MEETINGS_A_LAYER * c->f->barrier_s;
+    const double tail = over(cpu_tail_bytes * (c->threads - 1), c->ram);
+    const double fixed = l->dense_on_gpu ? c->gpu_layer_s : cpu_layer_s + tail + MEETINGS_A_LAYER * c->f->barrier_s;
     const double hand_off = l->dense_on_gpu && !l->kv_on_gpu ? c->hand_off_s : 0;
     use(to, PLAN_RES_RAM, cpu);
     use(to, PLAN_RES_VRAM, gpu);
@@ -308,10 +316,13 @@ struct batch_cost {
     double drive_s;
 };
 
+/* Time of products with `n` vectors each, as a multiple of the measured. */
+static double slowdown(double n) { return n > 0 ? (n + few_vectors) / n * many_vectors / (many_vectors + few_vectors) : 1; }
+
 /* Missing experts of a GPU layer cross PCIe to be computed there, or are computed on the CPU, whichever is faster. */
 static void add_missing(const struct costing *c, const struct layer_cost *k, double distinct, double pairs, struct batch_cost *sum) {
     const double link = over(distinct * k->expert_bytes, c->link);
-    const double cpu = fmax(times(pairs, k->expert_batch_s), times(distinct, k->expert_floor_s));
+    const double cpu = fmax(times(pairs, k->expert_batch_s) * slowdown(pairs / fmax(distinct, 1e-9)), times(distinct, k->expert_floor_s));
     sum->missing_s += fmin(link, cpu);
     if (link <= cpu) sum->missing_link_s += link;
     else sum->missing_cpu_s += cpu;
@@ -324,13 +335,14 @@ static void add_batch_layer(const struct costing *c, uint32_t layer, double n, s
     const double distinct = experts * (1 - pow(1 - used / experts, n)), pairs = n * used;
     const double in_vram = l->experts[PLAN_VRAM] / experts, away = l->experts[PLAN_NVME] / experts, outside = 1 - in_vram;
     const double bytes = (double)c->p->classes[l->class].slot_bytes;
-    sum->cpu_s += fmax(n * k->dense_batch_s, k->dense_floor_s);
+    sum->cpu_s += fmax(n * k->dense_batch_s * slowdown(n), k->dense_floor_s);
     sum->drive_s += over(distinct * away * bytes, cost_drive_rate(c->f, c->r->drive, bytes / EXPERT_EXTENTS, MOST_IN_FLIGHT));
     if (l->dense_on_gpu) {
         sum->gpu_s += c->gpu_layer_s + over(n * k->dense_gpu_macs + pairs * k->expert_macs, c->gpu->batch_macs_per_s);
         add_missing(c, k, distinct * outside, pairs * outside, sum);
     } else {
-        sum->cpu_s += fmax(times(pairs * outside, k->expert_batch_s), times(distinct * outside, k->expert_floor_s));
+        sum->cpu_s += fmax(times(pairs * outside, k->expert_batch_s) * slowdown(pairs / distinct), times(distinct * outside, k->expert_floor_s));
+        sum->cpu_s += n * cpu_token_layer_s / c->threads_batch;
     }
 }
 
@@ -353,7 +365,7 @@ static double attention_s(const struct costing *c, double tokens, struct plan_pr
     double cpu = 0, gpu = 0;
     for (uint32_t l = 0; l < c->m->n_layers; l++) {
         if (c->p->layers[l].kv_on_gpu) gpu += over(macs, c->gpu->batch_macs_per_s);
-        else cpu += over(macs, cost_batch_rate(c->f, TYPE_F16, c->isa, c->threads_batch));
+        else cpu += over(macs, attention_share * cost_batch_rate(c->f, TYPE_F16, c->isa, c->threads_batch));
     }
     use(to, PLAN_RES_CPU, cpu);
     use(to, PLAN_RES_GPU, gpu);

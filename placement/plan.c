@@ -21,8 +21,9 @@ enum {
 /* VRAM the driver and CUDA take (docs of the GPU path, accounting): primary context of a large card 250, modules 30, four
  * graphs 60. */
 static const uint64_t gpu_overhead_bytes = 340 * MIB;
-/* A display, and what a driver hides. */
-static const uint64_t default_vram_reserve = 512 * MIB;
+/* Of the card's memory this much is not ours, what others hold at the moment included (a display, what a driver hides); of what
+ * is free, the second stays free for them to grow. */
+static const uint64_t others_vram_bytes = 512 * MIB, least_vram_reserve = 150 * MIB;
 /* Threads, rings of requests, tables, the allocator's rounding. */
 static const uint64_t process_slack_bytes = 16 * MIB;
 static const uint64_t gain_bytes = 2048 * MIB;
@@ -111,7 +112,9 @@ static void resolve_vram(const struct facts *f, const struct plan_request *r, st
     if (!r->use_gpu || r->gpu_layers == 0 || r->vram_budget == 0) return;
     const struct facts_gpu *gpu = &f->gpus[r->gpu];
     const uint64_t has = gpu->vram_free_bytes ? gpu->vram_free_bytes : gpu->vram_bytes;
-    const uint64_t reserve = r->vram_reserve == PLAN_AUTO ? default_vram_reserve : r->vram_reserve;
+    const uint64_t held = gpu->vram_bytes > has ? gpu->vram_bytes - has : 0;
+    const uint64_t reserve = r->vram_reserve != PLAN_AUTO ? r->vram_reserve
+                             : clamp(held < others_vram_bytes ? others_vram_bytes - held : 0, least_vram_reserve, others_vram_bytes);
     const uint64_t most = has > reserve ? has - reserve : 0;
     b->gpu = gpu;
     b->vram = b->vram_is_auto ? most : r->vram_budget < has ? r->vram_budget : has;

@@ -182,7 +182,7 @@ const struct flag flags[] = {
     {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_budget), RANGE(0, UNBOUNDED),
      .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use, everything counted; 0: no GPU"},
     {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_reserve), RANGE(0, UNBOUNDED),
-     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free under --vram-budget auto; auto: 512M"},
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free under --vram-budget auto; auto: 150M to 512M, by what others hold"},
     {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_k),
      .choices = planned_kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached keys"},
     {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_v),
