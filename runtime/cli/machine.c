@@ -119,11 +119,15 @@ static void keep(struct cli *c, const struct facts *f) {
 unsigned machine_drive_of(const struct facts *f, const char *path) {
     struct drive_id id;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return 0;
     drive_of_file(fd, &id);
-    close(fd);
-    const struct facts_drive *d = id.name[0] ? facts_find_drive(f, id.name) : NULL;
-    return d ? (unsigned)(d - f->drives) : 0;
+    if (fd >= 0) close(fd);
+    const struct facts_drive *d = facts_find_drive(f, id.name);
+    return d ? (unsigned)(d - f->drives) : f->n_drives;
+}
+
+static bool drive_is_measured(const struct facts *f, const char *path) {
+    const unsigned drive = machine_drive_of(f, path);
+    return drive < f->n_drives && f->drives[drive].n_rates > 0;
 }
 
 static void ask_for_probe(struct cli *c, const char *problem, const char *model_path) {
@@ -139,8 +143,7 @@ enum err cli_load_facts(struct cli *c, const char *model_path, bool measure_if_m
         if (!(code = measure(c, model_path, *out, why))) keep(c, *out);
     } else if (problem) {
         ask_for_probe(c, problem, model_path);
-    } else if (!code && model_path &&
-               ((*out)->n_drives == 0 || (*out)->drives[machine_drive_of(*out, model_path)].n_rates == 0)) {
+    } else if (!code && model_path && !drive_is_measured(*out, model_path)) {
         ask_for_probe(c, "the drive of this model has not been measured", model_path);
     }
     if (code) {

@@ -23,7 +23,7 @@ enum err machine_measure(struct cli *c, const char *model_path, struct facts **o
 enum err cli_load_facts(struct cli *c, const char *model_path, bool measure_if_missing, struct facts **out,
                         struct reason *why) MUST_USE;
 
-/* Index of the drive a file lies on; 0 when it is none of the list. */
+/* Index of the drive a file lies on; n_drives when it is none of the list: nothing is known of it then. */
 unsigned machine_drive_of(const struct facts *f, const char *path);
 
 #endif

@@ -76,13 +76,13 @@ static void describe(const char *folder, struct drive_id *out) {
 void drive_of_file(int fd, struct drive_id *out) {
     char folder[PATH_MAX], type[64] = "", source[PATH_MAX];
     struct stat info;
-    *out = (struct drive_id){0};
+    *out = (struct drive_id){.name = "unknown"};
     if (fstat(fd, &info) != 0) return;
     bool known = device_folder(info.st_dev, folder);
     if (!known && mount_of(fd, type, source))
         known = source[0] == '/' && stat(source, &info) == 0 && S_ISBLK(info.st_mode) && device_folder(info.st_rdev, folder);
     if (!known) {
-        facts_set_text(out->name, sizeof out->name, type);
+        if (type[0]) facts_set_text(out->name, sizeof out->name, type);
         return;
     }
     for (int i = 0; i < MOST_LAYERS; i++) {

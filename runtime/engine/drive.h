@@ -10,7 +10,7 @@ struct drive_id {
     char model[64]; /* what the hardware calls itself; may be empty */
 };
 
-/* Partitions, encryption and volumes on one drive lead to that drive. Empty names when nothing can be found out. */
+/* Partitions, encryption and volumes on one drive lead to that drive. "unknown" when nothing can be found out. */
 void drive_of_file(int fd, struct drive_id *out);
 
 #endif

@@ -189,7 +189,6 @@ static enum err open_best(const struct probe *p, struct drive_bench *b, bool *di
 static struct facts_drive *find_row(struct facts *f, int fd) {
     struct drive_id id;
     drive_of_file(fd, &id);
-    if (!id.name[0]) facts_set_text(id.name, sizeof id.name, "unknown");
     struct facts_drive *d = (struct facts_drive *)facts_find_drive(f, id.name);
     if (d || f->n_drives == FACTS_MAX_DRIVES) return d;
     d = &f->drives[f->n_drives++];
