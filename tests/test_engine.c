@@ -45,7 +45,8 @@ struct setup {
 static struct engine *open_engine(const struct setup *s) {
     struct engine *e;
     struct reason why = {{0}};
-    const struct engine_options o = {.model_path = s->path, .isa = s->isa, .threads = s->threads, .ubatch = s->ubatch, .kv_f32 = s->kv_f32};
+    const struct engine_options o = {.model_path = s->path, .isa = s->isa, .threads = s->threads, .ubatch = s->ubatch, .kv_f32 = s->kv_f32,
+                                     .fill_first = true};
     if (engine_open(&o, &e, &why) != ERR_NONE) fail_test("%s", why.text);
     return e;
 }

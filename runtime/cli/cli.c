@@ -234,6 +234,12 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .vocab_only = vocab_only,
         .no_direct_io = !o->direct_io || o->load_mode == LOAD_BUFFERED,
         .no_nfc = !o->nfc,
+        .ram_budget = o->ram_budget < 0 ? 0 : o->ram_budget ? (uint64_t)o->ram_budget : 1, /* 0 bytes: to be refused */
+        .max_slots = (uint32_t)o->expert_slots,
+        .stream = (enum stream_kind)o->io,
+        .no_look_ahead = !o->look_ahead,
+        .kv_tokens = c->kv_tokens ? c->kv_tokens : (uint64_t)o->ctx_size,
+        .fill_first = c->fill_first,
         .log = c->log,
     };
 }

@@ -14,6 +14,8 @@ struct cli {
     bool stdout_is_terminal, stderr_is_terminal;
     bool color_stdout, color_stderr; /* --color, NO_COLOR and the terminal, resolved */
     size_t progress_width;           /* columns of the progress line now on stderr */
+    uint64_t kv_tokens;              /* context the engine's plan sets memory aside for; 0: as -c says */
+    bool fill_first;                 /* load all that RAM will hold before starting */
 };
 
 /* One a command; the result is the exit status. Usage errors found later than parsing go through cli_usage(). */

@@ -207,6 +207,8 @@ int cmd_bench(struct cli *c) {
     struct bench b = {.cli = c, .random = 1};
     enum err code = list_tests(&b, &why);
     if (code == ERR_ARGUMENT) return cli_usage(c, "%s", why.text);
+    c->kv_tokens = (uint64_t)c->options->ctx_size > b.longest ? (uint64_t)c->options->ctx_size : b.longest;
+    c->fill_first = true;
     if (!code) code = cli_open_engine(c, false, &e, &why);
     if (!code) code = run(&b, e, &why);
     const int status = code ? cli_fail(c, code, &why) : EXIT_DONE;

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 struct run {
     struct cli *cli;
@@ -141,6 +142,12 @@ static uint64_t context_size(const struct run *r, const struct engine *e, uint64
     return need < trained ? need : n_prompt < trained ? trained : n_prompt;
 }
 
+/* The same before there is a tokenizer, for the plan: a token is at least one byte of text. */
+static uint64_t context_bound(const struct options *o) {
+    const char *text = o->prompt ? o->prompt : o->prompt_ids;
+    return o->ctx_size || o->predict < 0 || !text ? 0 : strlen(text) + 1 + (uint64_t)o->predict;
+}
+
 static enum err complete(struct run *r, struct engine *e, struct reason *why) {
     struct token_list prompt = {0};
     const float *logits = NULL;
@@ -179,6 +186,7 @@ int cmd_run(struct cli *c) {
     struct reason why = {{0}};
     struct engine *e = NULL;
     struct run r = {.cli = c, .stop.stops = &c->options->stop};
+    c->kv_tokens = context_bound(c->options);
     enum err code = cli_open_engine(c, false, &e, &why);
     if (!code) {
         r.tokenizer = engine_tokenizer(e);

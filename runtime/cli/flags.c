@@ -6,6 +6,8 @@
  * be a lie. */
 #include "cli/flags.h"
 
+#include "engine/engine.h"
+
 #define ARRAY_LEN(a) (sizeof(a) / sizeof *(a))
 #define AT(member) offsetof(struct options, member)
 #define RANGE(lo, hi) .min = (lo), .max = (hi)
@@ -46,6 +48,7 @@ static const struct choice switches[] = {{"on", SWITCH_ON}, {"off", SWITCH_OFF},
                                          {"1", SWITCH_ON},  {"0", SWITCH_OFF},   {0}};
 static const struct choice kv_types[] = {{"f16", 1}, {0}};
 static const struct choice planned_kv_types[] = {{"f16", 1}, {"q8_0", 2}, {"q4_0", 3}, {0}};
+static const struct choice io_kinds[] = {{"auto", STREAM_AUTO}, {"uring", STREAM_URING}, {"pread", STREAM_PREAD}, {0}};
 static const struct choice auto_or_all[] = {{"auto", -1}, {"all", -2}, {0}};
 static const struct choice only_auto[] = {{"auto", -1}, {0}};
 static const struct choice formats[] = {{"md", BENCH_MD},       {"csv", BENCH_CSV},   {"json", BENCH_JSON},
@@ -96,6 +99,17 @@ const struct flag flags[] = {
      RANGE(-1, 1024), .initial = "0", .metavar = "N", .help = "threads while reading the prompt; 0: as -t"},
     {"--isa", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE | PLAN | PROBE, .offset = AT(isa), .choices = isas,
      .initial = "auto", .metavar = "NAME", .help = "force the kernels' instruction set"},
+
+    /* memory and streaming */
+    {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE",
+     .help = "most RAM to use, everything counted (12G); experts beyond it are read when needed"},
+    {"--expert-slots", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(expert_slots), RANGE(0, 1 << 24),
+     .initial = "0", .metavar = "N", .help = "experts to keep in RAM at most; 0: as many as the budget holds"},
+    {"--io", .kind = FLAG_CHOICE, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(io), .choices = io_kinds, .initial = "auto",
+     .metavar = "NAME", .help = "how experts are read: uring, or pread threads"},
+    {"--look-ahead", "--no-look-ahead", FLAG_BOOL, GROUP_CONTEXT, COMPUTE, AT(look_ahead), "on",
+     .help = "--no-look-ahead: never read the next layer's probable experts in advance"},
 
     /* prompt */
     {"-p --prompt", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(prompt), .metavar = "TEXT",
@@ -250,9 +264,6 @@ const struct flag flags[] = {
     {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(vram_reserve),
      RANGE(0, UNBOUNDED), .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free",
      .warning = cpu_only},
-    {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
-     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most RAM to use",
-     .warning = "is not enforced in this build: weights, KV cache and scratch all stay in RAM"},
     {"-ngl --n-gpu-layers --gpu-layers", .kind = FLAG_INT, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(gpu_layers),
      RANGE(-1, 1 << 20), .choices = auto_or_all, .initial = "auto", .metavar = "N", .help = "most layers on the GPU",
      .warning = cpu_only},
@@ -307,8 +318,8 @@ const struct ignored_flag ignored_flags[] = {
      1, one_gpu},
     {"-fit --fit", VALUE_IF_SWITCH, one_gpu},
     {"-fitt --fit-target --fit-margin -fitc --fit-ctx --moe-cache-mib", 1, one_gpu},
-    {"--moe-cache --defer-experts --prefetch-experts", VALUE_IF_SWITCH, "means nothing here: all experts stay in RAM"},
-    {"--prefetch-experts-threads", 1, "means nothing here: all experts stay in RAM"},
+    {"--moe-cache --defer-experts --prefetch-experts", VALUE_IF_SWITCH, "means nothing here: experts are read when needed, as --ram-budget says"},
+    {"--prefetch-experts-threads", 1, "means nothing here: experts are read when needed, as --ram-budget says"},
     {"--numa", 1, pinned},
     {"-C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch "
      "--prio-batch --poll-batch",

@@ -65,6 +65,9 @@ struct options {
     int64_t ctx_size;               /* tokens; 0: the model's, at most 32768 */
     int64_t batch, ubatch;          /* tokens */
     int64_t threads, threads_batch; /* 0: one per physical core; as threads */
+    int64_t expert_slots;           /* 0: as many as the budget holds */
+    int64_t io;                     /* enum stream_kind */
+    bool look_ahead;
     int64_t isa;                    /* 0: best, else 1 + index of "ref", "avx2", "avx512" */
 
     /* accepted as part of the chat contract; nothing to act on in a build without GPU and streaming */

@@ -1,10 +1,13 @@
 /* Opening a model on this machine, in the order that fails cheapest first: file, kernels, memory, then the long read. */
 #include "engine/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/engine_private.h"
+#include "engine/plan_model.h"
 #include "placement/facts.h"
 
 enum { DEFAULT_UBATCH = 512 };
@@ -33,12 +36,6 @@ static enum err choose_isa(const char *name, enum cpu_isa *out, struct reason *w
     return ERR_NONE;
 }
 
-static enum err check_memory(const struct engine *e, uint64_t need, const char *what, struct reason *why) {
-    if (need <= e->memory_available) return ERR_NONE;
-    return fail(why, ERR_LIMIT, "%s needs %llu MiB and %llu MiB are available: %llu MiB are missing", what, (unsigned long long)(need >> 20),
-                (unsigned long long)(e->memory_available >> 20), (unsigned long long)((need - e->memory_available + (1 << 20) - 1) >> 20));
-}
-
 static enum err open_pools(struct engine *e, const struct facts *facts, const struct engine_options *o, struct reason *why) {
     const unsigned threads = o->threads ? o->threads : facts->n_cores;
     const unsigned batch_threads = o->threads_batch ? o->threads_batch : threads;
@@ -48,25 +45,105 @@ static enum err open_pools(struct engine *e, const struct facts *facts, const st
     return ERR_NONE;
 }
 
+/* ---- plan and weights ----------------------------------------------------------------------------------------------- */
+
+/* What the process holds before any weight: counted against the budget. */
+static uint64_t resident_now(void) {
+    FILE *f = fopen("/proc/self/statm", "re");
+    unsigned long long pages = 0, resident = 0;
+    if (!f) return 0;
+    if (fscanf(f, "%llu %llu", &pages, &resident) != 2) resident = 0;
+    fclose(f);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, struct reason *why) {
+    struct plan_model pm;
+    const unsigned threads = pool_threads(e->pool), batch = pool_threads(e->batch_pool);
+    TRY(plan_model_open(e->model, o->ubatch, threads > batch ? threads : batch, &pm, why));
+    struct plan_request r;
+    plan_request_default(&r);
+    if (o->ram_budget) r.ram_budget = o->ram_budget;
+    r.process_bytes = resident_now();
+    r.context_tokens = o->kv_tokens;
+    r.type_k = r.type_v = e->kv_type == KV_F32 ? PLAN_KV_F32 : PLAN_KV_F16;
+    r.use_gpu = false;
+    r.max_slots = o->max_slots;
+    r.threads = threads;
+    r.threads_batch = batch;
+    r.isa = cpu_isa_name(e->ops.isa);
+    r.profile = o->profile;
+    struct reason inner = {{0}};
+    const enum err code = plan_open(&pm, facts, &r, &e->plan, &inner);
+    plan_model_close(&pm);
+    if (code) return fail(why, code, "%s: %s", o->model_path, inner.text);
+    e->planned = true;
+    const uint64_t planned = plan_tier_bytes(&e->plan, PLAN_RAM);
+    e->kv_room = e->plan.bytes[PLAN_RAM][PLAN_KV] + (e->plan.ram_budget > planned ? e->plan.ram_budget - planned : 0);
+    return ERR_NONE;
+}
+
+static enum err open_store(struct engine *e, const struct engine_options *o, struct reason *why) {
+    const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .wrap = o->wrap_stream,
+                                        .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
+    TRY(fetch_open(e->model, &fetch, &e->fetch, why));
+    const uint64_t n = (uint64_t)e->model->shape.n_layers * e->model->shape.n_experts;
+    float *prior = o->profile ? calloc_checked(n, sizeof *prior) : NULL;
+    if (o->profile && !prior) return fail(why, ERR_NO_MEMORY, "no memory for the profile");
+    if (prior) profile_prior(o->profile, prior);
+    const struct experts_options store = {.model = e->model, .fetch = e->fetch, .plan = &e->plan, .prior = prior,
+                                          .look_ahead = !o->no_look_ahead, .log = o->log};
+    const enum err code = experts_open(&store, &e->experts, why);
+    free(prior);
+    return code;
+}
+
+/* Dense weights and, when the caller waits for them, experts are one load to the user. */
+struct loading {
+    const struct engine_options *o;
+    uint64_t dense, total;
+};
+
+static bool dense_progress(void *ctx, uint64_t done, uint64_t total) {
+    const struct loading *l = ctx;
+    (void)total;
+    return l->o->on_load && l->o->on_load(l->o->on_load_ctx, done, l->total);
+}
+
+static bool expert_progress(void *ctx, uint64_t done) {
+    const struct loading *l = ctx;
+    return l->o->on_load && l->o->on_load(l->o->on_load_ctx, l->dense + done, l->total);
+}
+
+static uint64_t resident_expert_bytes(const struct plan *p) {
+    uint64_t bytes = 0;
+    for (uint32_t l = 0; l < p->n_layers; l++) bytes += p->layers[l].experts[PLAN_RAM] * p->layers[l].expert_bytes;
+    return bytes;
+}
+
 static enum err load(struct engine *e, const struct engine_options *o, struct reason *why) {
-    TRY(network_check(e->model, &e->ops, why));
     bool *wanted = calloc_checked(e->model->n_tensors, sizeof *wanted);
     if (!wanted) return fail(why, ERR_NO_MEMORY, "no memory for the tensor list");
-    network_wanted(e->model, wanted);
-    enum err code = check_memory(e, weights_bytes(e->model, wanted), "the model", why);
-    if (!code) {
-        const struct fetch_options reading = {.kind = o->stream,
-                                              .no_direct_io = o->no_direct_io,
-                                              .wrap = o->wrap_stream,
-                                              .wrap_ctx = o->wrap_stream_ctx,
-                                              .log = o->log};
-        code = fetch_open(e->model, &reading, &e->fetch, why);
-    }
-    if (!code) {
-        const struct weights_load how = {e->fetch, o->on_load, o->on_load_ctx};
-        code = weights_open(e->model, wanted, &how, &e->weights, why);
-    }
+    network_wanted(e->model, false, wanted);
+    struct loading l = {.o = o};
+    for (size_t i = 0; i < e->model->n_tensors; i++) l.dense += wanted[i] ? e->model->tensors[i].bytes : 0;
+    l.total = l.dense + (o->fill_first ? resident_expert_bytes(&e->plan) : 0);
+    const struct weights_load how = {e->fetch, dense_progress, &l};
+    const enum err code = weights_open(e->model, wanted, &how, &e->weights, why);
     free(wanted);
+    if (code) return code;
+    return o->fill_first ? experts_fill(e->experts, expert_progress, &l, why) : ERR_NONE;
+}
+
+/* Threads and the plan, from what the machine has. */
+static enum err open_on_machine(struct engine *e, const struct engine_options *o, struct reason *why) {
+    struct facts *facts = o->facts ? NULL : calloc_checked(1, sizeof *facts);
+    if (!o->facts && !facts) return fail(why, ERR_NO_MEMORY, "no memory for the machine's facts");
+    enum err code = o->facts ? ERR_NONE : facts_read(facts, why);
+    const struct facts *f = o->facts ? o->facts : facts;
+    if (!code) code = open_pools(e, f, o, why);
+    if (!code) code = make_plan(e, o, f, why);
+    free(facts);
     return code;
 }
 
@@ -81,22 +158,20 @@ static enum err start(struct engine *e, const struct engine_options *o, struct r
     enum cpu_isa isa;
     TRY(choose_isa(o->isa, &isa, why));
     cpu_ops_init(&e->ops, isa);
-    struct facts *facts = calloc_checked(1, sizeof *facts);
-    if (!facts) return fail(why, ERR_NO_MEMORY, "no memory for the machine's facts");
-    enum err code = facts_read(facts, why);
-    e->memory_available = facts->memory_available_bytes;
-    if (!code) code = open_pools(e, facts, o, why);
-    free(facts);
-    TRY(code);
+    TRY(network_check(e->model, &e->ops, why));
+    TRY(open_on_machine(e, o, why));
 
     const uint64_t begin = clock_ns();
+    TRY(open_store(e, o, why));
     TRY(load(e, o, why));
     e->load_ns = clock_ns() - begin;
     if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
     TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
-    return graph_open(&e->network, &e->ops, o->ubatch ? o->ubatch : DEFAULT_UBATCH, threads > batch_threads ? threads : batch_threads,
-                      &e->graph, why);
+    const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
+    TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
+                   threads > batch_threads ? threads : batch_threads, &e->graph, why));
+    return o->fill_first ? ERR_NONE : experts_start_fill(e->experts, why);
 }
 
 enum err engine_open(const struct engine_options *options, struct engine **out, struct reason *why) {
@@ -117,8 +192,10 @@ void engine_close(struct engine **engine) {
     *engine = NULL;
     graph_close(&e->graph);
     network_close(&e->network);
-    fetch_close(&e->fetch); /* it may still write into the weights' memory */
+    experts_close(&e->experts);
+    fetch_close(&e->fetch); /* may have been writing into the weights' memory */
     weights_close(&e->weights);
+    if (e->planned) plan_close(&e->plan);
     if (e->batch_pool != e->pool) pool_close(&e->batch_pool);
     pool_close(&e->pool);
     tokenizer_close(&e->tokenizer);
@@ -135,7 +212,7 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     if (!e->graph) return;
     out->threads = pool_threads(e->pool);
     out->threads_batch = pool_threads(e->batch_pool);
-    out->weight_bytes = e->weights.bytes;
+    out->weight_bytes = e->weights.bytes + experts_bytes(e->experts);
     out->scratch_bytes = graph_scratch_bytes(e->graph);
     out->kv_bytes_per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     out->load_ns = e->load_ns;
@@ -143,5 +220,6 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
 }
 
 void engine_get_io(const struct engine *e, struct engine_io *out) {
-    *out = (struct engine_io){.backend = e->fetch ? fetch_backend(e->fetch) : "none"};
+    *out = (struct engine_io){.backend = "none"};
+    if (e->graph) experts_count(e->experts, out);
 }

@@ -28,7 +28,7 @@ struct engine_options {
 
     /* memory and streaming */
     uint64_t ram_budget;     /* bytes of the whole process; 0: what is available, less a reserve */
-    uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: the default of session_open() */
+    uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: the model's, at most 32768 */
     uint32_t max_slots;      /* experts in RAM at most, over all layers; 0: as memory allows (tests, benchmarks) */
     enum stream_kind stream;
     bool fill_first;         /* return only when RAM holds all the experts it will; else they come on demand and in the background */
@@ -60,7 +60,7 @@ enum chat_family engine_chat_family(const struct engine *e);
 struct engine_info {
     unsigned threads, threads_batch;
     const char *isa;
-    uint64_t weight_bytes;  /* resident */
+    uint64_t weight_bytes;  /* room in RAM: dense, and slots for experts */
     uint64_t scratch_bytes;
     uint64_t kv_bytes_per_token;
     uint64_t load_ns;
@@ -87,7 +87,8 @@ void engine_get_io(const struct engine *e, struct engine_io *out);
 
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 
-/* n_ctx tokens of KV room (0: the model's context length, at most 32768). Refused with the MiB when it cannot be had. */
+/* n_ctx tokens of KV room (0: what the plan set aside, engine_options.kv_tokens). Refused with the MiB when the budget does not
+ * leave it. Closed before its engine. */
 enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, struct reason *why) MUST_USE;
 void session_close(struct session **session);
 uint64_t session_capacity(const struct session *s);

@@ -5,10 +5,11 @@
 #include "core/pool.h"
 #include "cpu/cpu.h"
 #include "engine/engine.h"
-#include "engine/fetch.h"
+#include "engine/experts.h"
 #include "engine/graph.h"
 #include "engine/network.h"
 #include "engine/weights.h"
+#include "placement/plan.h"
 
 struct engine {
     struct model *model;
@@ -17,12 +18,15 @@ struct engine {
     struct log_sink log;
     struct cpu_ops ops;
     struct pool *pool, *batch_pool; /* the same one when both thread counts are equal */
-    struct fetch *fetch; /* NULL: vocabulary only */
-    struct weights weights;
+    struct plan plan;
+    bool planned;
+    struct fetch *fetch;
+    struct weights weights; /* dense */
+    struct experts *experts;
     struct network network;
     struct graph *graph; /* NULL: vocabulary only */
     enum kv_type kv_type;
-    uint64_t memory_available; /* bytes, when the engine was opened */
+    uint64_t kv_room; /* bytes the budget leaves for KV caches of sessions yet to be opened */
     uint64_t load_ns;
 };
 

@@ -95,7 +95,7 @@ static void forward(const struct worker *me, void *ctx) {
         /* Set before a meeting inside layer l and compared after it, so that all workers leave together; a later layer's
          * number, set by a worker that is ahead, does not concern those still here. */
         if (me->index == 0 && g->batch->should_stop && g->batch->should_stop(g->batch->ctx)) g->stop_after = l;
-        layer_cpu(&s, l);
+        if (!layer_cpu(&s, l)) return;
         if (g->stop_after <= l) return;
     }
     if (!g->batch->want_logits) return;
@@ -114,14 +114,34 @@ static void run(struct graph *g, struct pool *pool, void (*fn)(const struct work
     pool_run(pool, fn, g);
 }
 
-bool graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
+/* Which tokens the next layer's router is asked about: all of a few, else evenly spread ones up to the last. */
+static void spread_look(struct graph *g) {
+    const uint32_t n = g->batch->n;
+    g->looks_ahead = experts_looks_ahead(g->experts);
+    g->n_look = n < LOOK_TOKENS ? n : LOOK_TOKENS;
+    for (uint32_t i = 0; i < g->n_look; i++) g->look_token[i] = (int32_t)((uint64_t)(i + 1) * n / g->n_look - 1);
+}
+
+/* The store is this run's from here on; it goes back to the background whatever happens. */
+static enum err compute(struct graph *g, struct pool *pool, struct reason *why) {
+    TRY(experts_enter(g->experts, why));
+    spread_look(g);
+    run(g, pool, forward);
+    const bool stopped = !g->failed && g->stop_after != UINT32_MAX;
+    experts_leave(g->experts, g->failed || stopped ? 0 : g->batch->n);
+    if (stopped) return fail(why, ERR_CANCELLED, "stopped between layers");
+    return g->failed;
+}
+
+enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch, struct reason *why) {
     g->batch = batch;
+    g->why = why;
+    g->failed = ERR_NONE;
     g->stop_after = UINT32_MAX;
     g->in.n = g->attended.n = batch->n;
     g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
-    run(g, pool, forward);
-    if (g->stop_after != UINT32_MAX) return false;
-    if (!batch->on_logits) return true;
+    TRY(compute(g, pool, why));
+    if (!batch->on_logits) return ERR_NONE;
     const uint64_t vocab = g->net->head.rows;
     const uint64_t skip = batch->logits_from > batch->first ? batch->logits_from - batch->first : 0;
     for (g->head_from = skip < batch->n ? (uint32_t)skip : batch->n; g->head_from < batch->n; g->head_from += g->head_count) {
@@ -131,8 +151,11 @@ bool graph_run(struct graph *g, struct pool *pool, const struct batch *batch) {
         for (uint32_t i = 0; i < g->head_count; i++)
             batch->on_logits(batch->ctx, batch->first + g->head_from + i, g->head_logits + i * vocab);
     }
-    return true;
+    return ERR_NONE;
 }
+
+/* Logits of `tokens` positions and of their remainders. */
+static uint64_t head_bytes(const struct model_shape *s, uint32_t tokens) { return 2 * (uint64_t)tokens * s->n_vocab * sizeof(float); }
 
 /* Scratch is described once, as (pointer, bytes) pairs: summed for the size, then handed out. */
 struct slot {
@@ -148,49 +171,82 @@ static uint64_t thread_scratch(const struct model_shape *s) {
     return round_up(product > attention ? product : attention, 4096);
 }
 
-static enum err take_scratch(struct graph *g, struct reason *why) {
-    const struct model_shape *s = g->net->shape;
-    const uint64_t n = g->ubatch, e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
-    const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, head_n = HEAD_TOKENS, fl = sizeof(float);
+/* Where acts_layout() and attention find their parts; not kept in the graph by these names. */
+struct buffers {
     float *in, *attended, *head_in; /* the head's input holds each vector and its remainder */
     void *in8, *attended8, *mid8, *head8;
+};
+
+enum { MAX_SCRATCH = 48 };
+
+static size_t list_scratch(struct graph *g, const struct model_shape *s, struct buffers *b, struct slot slots[MAX_SCRATCH]) {
+    const uint64_t n = g->ubatch, e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
+    const uint64_t used = s->n_experts_used, pairs = n * used, x = s->n_experts, f = s->n_ff, head_n = HEAD_TOKENS, fl = sizeof(float);
     g->thread_scratch_bytes = thread_scratch(s);
-    const struct slot slots[] = {
-        {&g->x, n * e * fl}, {&in, n * e * fl}, {&in8, acts_bytes(n, e)},
+    const struct slot all[] = {
+        {&g->x, n * e * fl}, {&b->in, n * e * fl}, {&b->in8, acts_bytes(n, e)},
         {&g->q, n * qw * fl}, {&g->k, n * kw * fl}, {&g->v, n * kw * fl},
-        {&attended, n * qw * fl}, {&attended8, acts_bytes(n, qw)}, {&g->projected, n * e * fl},
+        {&b->attended, n * qw * fl}, {&b->attended8, acts_bytes(n, qw)}, {&g->projected, n * e * fl},
         {&g->rope_cos, n * s->head_dim / 2 * fl}, {&g->rope_sin, n * s->head_dim / 2 * fl},
         {&g->router, n * x * fl}, {&g->expert, pairs * 4}, {&g->share, pairs * fl},
         {&g->pair, pairs * 4}, {&g->pair_token, pairs * 4}, {&g->iota, pairs * 4},
         {&g->expert_start, (x + 1) * 4}, {&g->jobs, 2 * x * sizeof(struct job)},
-        {&g->down_jobs, x * sizeof(struct job)}, {&g->gate, pairs * f * fl}, {&g->up, pairs * f * fl},
-        {&mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&head_in, 2 * head_n * e * fl},
-        {&head8, acts_bytes(2 * head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};
-    const size_t n_slots = sizeof slots / sizeof slots[0];
-    uint64_t total = 0;
-    for (size_t i = 0; i < n_slots; i++)
-        if (!size_add(total, slots[i].bytes + 64, &total)) return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", g->ubatch);
+        {&g->down_jobs, x * sizeof(struct job)}, {&g->needs, x * sizeof *g->needs}, {&g->wave, x * sizeof *g->wave},
+        {&g->wave_pair, pairs * 4}, {&g->look_token, LOOK_TOKENS * 4}, {&g->look_router, LOOK_TOKENS * x * fl},
+        {&g->look_expert, LOOK_TOKENS * used * 4}, {&g->look_share, LOOK_TOKENS * used * fl}, {&g->look_seen, x * 4},
+        {&g->gate, pairs * f * fl}, {&g->up, pairs * f * fl},
+        {&b->mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&b->head_in, 2 * head_n * e * fl},
+        {&b->head8, acts_bytes(2 * head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};
+    _Static_assert(sizeof all <= MAX_SCRATCH * sizeof *all, "room for the list");
+    memcpy(slots, all, sizeof all);
+    return sizeof all / sizeof *all;
+}
+
+static bool sum_scratch(const struct slot *slots, size_t n, uint64_t *total) {
+    *total = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!size_add(*total, slots[i].bytes + 64, total)) return false;
+    return true;
+}
+
+uint64_t graph_scratch_need(const struct model_shape *s, uint32_t ubatch, unsigned max_threads) {
+    struct graph g = {.ubatch = ubatch, .max_threads = max_threads};
+    struct buffers b;
+    struct slot slots[MAX_SCRATCH];
+    uint64_t total;
+    if (!sum_scratch(slots, list_scratch(&g, s, &b, slots), &total) || !size_add(total, head_bytes(s, 1), &total)) return UINT64_MAX;
+    return total;
+}
+
+static enum err take_scratch(struct graph *g, struct reason *why) {
+    const struct model_shape *s = g->net->shape;
+    const uint64_t n = g->ubatch, e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, pairs = n * s->n_experts_used, f = s->n_ff;
+    struct buffers b;
+    struct slot slots[MAX_SCRATCH];
+    const size_t n_slots = list_scratch(g, s, &b, slots);
+    uint64_t total;
+    if (!sum_scratch(slots, n_slots, &total)) return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", g->ubatch);
     TRY(arena_open(&g->arena, total, why));
     for (size_t i = 0; i < n_slots; i++) {
         void *room = arena_take(&g->arena, slots[i].bytes);
         memcpy(slots[i].at, &room, sizeof room);
     }
 
-    g->in = (struct acts){.n = n, .k = e, .f32 = in};
-    acts_layout(&g->in, in8);
-    g->attended = (struct acts){.n = n, .k = qw, .f32 = attended};
-    acts_layout(&g->attended, attended8);
+    g->in = (struct acts){.n = n, .k = e, .f32 = b.in};
+    acts_layout(&g->in, b.in8);
+    g->attended = (struct acts){.n = n, .k = qw, .f32 = b.attended};
+    acts_layout(&g->attended, b.attended8);
     g->mid = (struct acts){.n = pairs, .k = f, .f32 = g->gate}; /* swiglu's result replaces its gate */
-    acts_layout(&g->mid, mid8);
-    g->head_in = (struct acts){.n = 2 * head_n, .k = e, .f32 = head_in};
-    acts_layout(&g->head_in, head8);
+    acts_layout(&g->mid, b.mid8);
+    g->head_in = (struct acts){.n = 2 * HEAD_TOKENS, .k = e, .f32 = b.head_in};
+    acts_layout(&g->head_in, b.head8);
     for (uint64_t i = 0; i < pairs; i++) g->iota[i] = (int32_t)i;
     return ERR_NONE;
 }
 
 static enum err head_room(struct graph *g, uint32_t tokens, struct reason *why) {
     void *room;
-    const uint64_t bytes = 2 * tokens * g->net->head.rows * sizeof(float);
+    const uint64_t bytes = head_bytes(g->net->shape, tokens);
     if (bytes <= g->head_logits_bytes) return ERR_NONE;
     TRY(pages_alloc(bytes, &room, why));
     pages_free(g->head_logits, g->head_logits_bytes);
@@ -199,14 +255,16 @@ static enum err head_room(struct graph *g, uint32_t tokens, struct reason *why) 
     return ERR_NONE;
 }
 
-enum err graph_open(const struct network *net, const struct cpu_ops *ops, uint32_t ubatch, unsigned max_threads, struct graph **out,
-                    struct reason *why) {
+enum err graph_open(const struct network *net, const struct cpu_ops *ops, struct experts *experts, const struct graph_hook *hook,
+                    uint32_t ubatch, unsigned max_threads, struct graph **out, struct reason *why) {
     *out = NULL;
     struct graph *g = aligned_alloc(64, round_up(sizeof *g, 64));
     if (!g) return fail(why, ERR_NO_MEMORY, "no memory for the graph");
     memset(g, 0, sizeof *g);
     g->net = net;
     g->ops = ops;
+    g->experts = experts;
+    g->hook = *hook;
     g->ubatch = ubatch;
     g->max_threads = max_threads;
     enum err e = take_scratch(g, why);

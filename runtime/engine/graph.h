@@ -2,12 +2,13 @@
  *
  * Every worker runs the same straight line (graph.c, layer_cpu.c), meets the others after each step and takes the step's
  * units from a shared counter. A row of a product is always computed by one worker in one order, and experts are summed in
- * rank order, so results depend neither on the number of threads nor on who was faster. */
+ * rank order, so results depend neither on the number of threads, nor on who was faster, nor on when an expert's weights came. */
 #ifndef COLDSTREAM_GRAPH_H
 #define COLDSTREAM_GRAPH_H
 
 #include "core/pool.h"
 #include "cpu/cpu.h"
+#include "engine/experts.h"
 #include "engine/kv.h"
 #include "engine/network.h"
 
@@ -27,10 +28,19 @@ struct batch {
     void *ctx;
 };
 
-enum err graph_open(const struct network *net, const struct cpu_ops *ops, uint32_t ubatch, unsigned max_threads, struct graph **out,
-                    struct reason *why) MUST_USE;
+/* See engine.h; on worker 0. */
+struct graph_hook {
+    void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
+    void *ctx;
+};
+
+/* `experts` is borrowed. `hook` may be empty. */
+enum err graph_open(const struct network *net, const struct cpu_ops *ops, struct experts *experts, const struct graph_hook *hook,
+                    uint32_t ubatch, unsigned max_threads, struct graph **out, struct reason *why) MUST_USE;
 void graph_close(struct graph **graph);
 uint64_t graph_scratch_bytes(const struct graph *g);
+/* The same before there is a graph; UINT64_MAX: overflow. */
+uint64_t graph_scratch_need(const struct model_shape *s, uint32_t ubatch, unsigned max_threads);
 uint32_t graph_ubatch(const struct graph *g);
 
 /* Before the first batch with on_logits: room for the logits of a few positions. */
@@ -39,7 +49,8 @@ enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);
 
-/* False when should_stop() ended it: KV rows of the batch are then unusable, those before it are untouched. */
-bool graph_run(struct graph *g, struct pool *pool, const struct batch *batch);
+/* ERR_CANCELLED: should_stop() ended it; ERR_IO: an expert could not be read. KV rows of the batch are then unusable, those
+ * before it are untouched. */
+enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch, struct reason *why) MUST_USE;
 
 #endif

@@ -1,4 +1,4 @@
-/* One layer on the CPU, as a straight line of steps (the maths is section by section that of the Qwen3-MoE model card):
+/* One layer on the CPU up to its experts (experts_cpu.c), as a straight line of steps (the maths is section by section that of the Qwen3-MoE model card):
  *
  *   a = rms(x; attn_norm); q,k,v = W a; q,k normed per head and rotated; attention; x += Wo o
  *   b = rms(x; ffn_norm); router softmax, top-K, renormalised; x += sum of share_e * Wdown_e(silu(Wgate_e b) * Wup_e b) */
@@ -74,89 +74,7 @@ static void quantize_tokens(struct step *s, const struct acts *a) {
     step_end(s);
 }
 
-/* The K largest router logits, best first; equal ones: the higher expert first. NaN counts as smallest. Their softmax over
- * all experts, renormalised over the chosen, equals the softmax over the chosen. */
-static void choose_experts(const float *logits, uint32_t n_experts, uint32_t n_used, int32_t *expert, float *share) {
-    for (uint32_t r = 0; r < n_used; r++) {
-        int32_t best = -1;
-        float best_value = 0;
-        for (uint32_t e = 0; e < n_experts; e++) {
-            const float value = isnan(logits[e]) ? -INFINITY : logits[e];
-            bool taken = false;
-            for (uint32_t i = 0; i < r && !taken; i++) taken = expert[i] == (int32_t)e;
-            if (!taken && (best < 0 || value >= best_value)) {
-                best = (int32_t)e;
-                best_value = value;
-            }
-        }
-        expert[r] = best;
-        share[r] = best_value;
-    }
-    const float top = share[0];
-    float sum = 0;
-    for (uint32_t r = 0; r < n_used; r++) sum += share[r] = expf(share[r] - top);
-    for (uint32_t r = 0; r < n_used; r++) share[r] /= sum;
-}
-
-/* Sort the (token, rank) pairs by expert and list the experts' products. One worker; a few microseconds at 4096 pairs. */
-static void group_by_expert(struct graph *g, const struct network_layer *l) {
-    const struct model_shape *shape = g->net->shape;
-    const uint32_t n_pairs = g->batch->n * shape->n_experts_used, x = shape->n_experts;
-    uint32_t *start = g->expert_start;
-    memset(start, 0, (x + 1) * sizeof *start);
-    for (uint32_t p = 0; p < n_pairs; p++) start[g->expert[p] + 1]++;
-    for (uint32_t e = 0; e < x; e++) start[e + 1] += start[e];
-    for (uint32_t p = 0; p < n_pairs; p++) {
-        const uint32_t at = start[g->expert[p]]++; /* now start[e] is where e ends; shifted back below */
-        g->pair[p] = (int32_t)at;
-        g->pair_token[at] = (int32_t)(p / shape->n_experts_used);
-    }
-    memmove(start + 1, start, x * sizeof *start);
-    start[0] = 0;
-    g->n_jobs = g->n_down_jobs = 0;
-    for (uint32_t e = 0; e < x; e++) {
-        const uint32_t at = start[e], n = start[e + 1] - at;
-        if (n == 0) continue;
-        const uint64_t f = shape->n_ff, width = shape->n_embd;
-        g->jobs[g->n_jobs++] = (struct job){&l->gate, l->gate.data + e * l->gate.expert_bytes, &g->in, g->pair_token + at, n, g->gate + at * f, f};
-        g->jobs[g->n_jobs++] = (struct job){&l->up, l->up.data + e * l->up.expert_bytes, &g->in, g->pair_token + at, n, g->up + at * f, f};
-        g->down_jobs[g->n_down_jobs++] = (struct job){&l->down, l->down.data + e * l->down.expert_bytes, &g->mid, g->iota + at, n, g->down + at * width, width};
-    }
-}
-
-static void route(struct step *s, const struct network_layer *l) {
-    struct graph *g = s->g;
-    const uint32_t n = g->batch->n, used = g->net->shape->n_experts_used, x = g->net->shape->n_experts;
-    step_jobs(s, &(struct job){&l->router, l->router.data, &g->in, NULL, n, g->router, x}, 1);
-    for (uint32_t t = s->me->index; t < n; t += s->me->count)
-        choose_experts(g->router + (size_t)t * x, x, used, g->expert + t * used, g->share + t * used);
-    if (n > 1) step_end(s); /* one token: the same worker goes on */
-    if (s->me->index == 0) group_by_expert(g, l);
-    step_end(s);
-}
-
-static void activate(struct step *s, bool int8) {
-    struct graph *g = s->g;
-    const uint32_t n_pairs = g->batch->n * g->net->shape->n_experts_used;
-    const size_t f = g->net->shape->n_ff;
-    for (uint32_t p = s->me->index; p < n_pairs; p += s->me->count) {
-        g->ops->swiglu(g->gate + p * f, g->up + p * f, f, (float *)g->mid.f32 + p * f);
-        if (int8) g->ops->quantize(&g->mid, p, p + 1);
-    }
-    step_end(s);
-}
-
-/* x += sum over ranks, in rank order. For few tokens the columns are shared out instead. */
-static void combine(struct step *s) {
-    struct graph *g = s->g;
-    const uint32_t used = g->net->shape->n_experts_used, n = g->batch->n;
-    const size_t e = g->in.k;
-    for (uint32_t t = s->me->index; t < n; t += s->me->count)
-        for (uint32_t r = 0; r < used; r++)
-            g->ops->axpy(g->share[t * used + r], g->down + (size_t)g->pair[t * used + r] * e, e, g->x + t * e);
-}
-
-void layer_cpu(struct step *s, uint32_t layer) {
+bool layer_cpu(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
     const struct network_layer *l = &g->net->layers[layer];
     const struct model_shape *shape = g->net->shape;
@@ -179,9 +97,5 @@ void layer_cpu(struct step *s, uint32_t layer) {
     for (uint32_t t = s->me->index; t < n; t += s->me->count) g->ops->axpy(1, g->projected + t * e, e, g->x + t * e);
     norm_tokens(s, l->ffn_norm, l->int8_ffn_in); /* the same tokens, so no meeting in between */
     step_end(s);
-    route(s, l);
-    step_jobs(s, g->jobs, g->n_jobs);
-    activate(s, l->int8_ffn_mid);
-    step_jobs(s, g->down_jobs, g->n_down_jobs);
-    combine(s); /* the next layer's norm takes the same tokens: no meeting needed */
+    return experts_cpu(s, layer);
 }

@@ -9,21 +9,23 @@ static const struct model_tensor *const *bound(const struct model_layer *l, size
     return (const struct model_tensor *const *)l;
 }
 
-void network_wanted(const struct model *m, bool *wanted) {
+static bool is_expert(const struct model_layer *l, const struct model_tensor *t) { return t == l->gate || t == l->up || t == l->down; }
+
+void network_wanted(const struct model *m, bool experts, bool *wanted) {
     for (size_t i = 0; i < m->n_tensors; i++) wanted[i] = false;
     wanted[m->embedding - m->tensors] = wanted[m->output - m->tensors] = wanted[m->output_norm - m->tensors] = true;
     for (uint32_t i = 0; i < m->shape.n_layers; i++) {
         size_t n;
         const struct model_tensor *const *t = bound(&m->layers[i], &n);
         for (size_t j = 0; j < n; j++)
-            if (t[j]) wanted[t[j] - m->tensors] = true;
+            if (t[j] && (experts || !is_expert(&m->layers[i], t[j]))) wanted[t[j] - m->tensors] = true;
     }
 }
 
 enum err network_check(const struct model *m, const struct cpu_ops *ops, struct reason *why) {
     bool *wanted = calloc_checked(m->n_tensors, sizeof *wanted);
     if (!wanted) return fail(why, ERR_NO_MEMORY, "no memory for the tensor list");
-    network_wanted(m, wanted);
+    network_wanted(m, true, wanted);
     const struct model_tensor *refused = NULL;
     for (size_t i = 0; i < m->n_tensors && !refused; i++)
         if (wanted[i] && !ops->types[m->tensors[i].type].matmul) refused = &m->tensors[i];
@@ -40,17 +42,16 @@ struct binder {
     struct arena *floats;
 };
 
-/* Rows [first, first + rows) of each expert's slice. */
-static struct matrix matrix_rows(const struct binder *b, const struct model_tensor *t, uint64_t first, uint64_t rows) {
-    return (struct matrix){.data = weights_of(b->w, b->m, t) + first * t->row_bytes,
-                           .row_bytes = t->row_bytes,
-                           .rows = rows,
-                           .k = t->ne[0],
-                           .expert_bytes = t->row_bytes * t->ne[1],
-                           .ops = &b->ops->types[t->type]};
+/* `rows` of each expert's slice; the store says where a slice is. */
+static struct matrix expert_matrix(const struct binder *b, const struct model_tensor *t, uint64_t rows) {
+    return (struct matrix){.row_bytes = t->row_bytes, .rows = rows, .k = t->ne[0], .ops = &b->ops->types[t->type]};
 }
 
-static struct matrix matrix_of(const struct binder *b, const struct model_tensor *t) { return matrix_rows(b, t, 0, t->ne[1]); }
+static struct matrix matrix_of(const struct binder *b, const struct model_tensor *t) {
+    struct matrix m = expert_matrix(b, t, t->ne[1]);
+    m.data = weights_of(b->w, b->m, t);
+    return m;
+}
 
 static const float *floats_of(const struct binder *b, const struct model_tensor *t) {
     float *out = arena_take(b->floats, t->ne[0] * sizeof *out);
@@ -69,9 +70,9 @@ static void bind_layer(const struct binder *b, const struct model_layer *from, s
     to->v = matrix_of(b, from->attn_v);
     to->output = matrix_of(b, from->attn_output);
     to->router = matrix_of(b, from->router);
-    to->gate = matrix_rows(b, from->gate, 0, f);
-    to->up = from->up ? matrix_rows(b, from->up, 0, f) : matrix_rows(b, from->gate, f, f); /* merged: rows F..2F-1 are up */
-    to->down = matrix_of(b, from->down);
+    to->gate = expert_matrix(b, from->gate, f);
+    to->up = expert_matrix(b, from->up ? from->up : from->gate, f); /* merged: rows F..2F-1 of gate are up */
+    to->down = expert_matrix(b, from->down, from->down->ne[1]);
     to->int8_attn_in = to->q.ops->int8_acts || to->k.ops->int8_acts || to->v.ops->int8_acts;
     to->int8_attn_out = to->output.ops->int8_acts;
     to->int8_ffn_in = to->router.ops->int8_acts || to->gate.ops->int8_acts || to->up.ops->int8_acts;

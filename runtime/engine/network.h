@@ -9,10 +9,9 @@
 #include "model/model.h"
 
 struct matrix {
-    const uint8_t *data;     /* row 0 (of expert 0) */
+    const uint8_t *data;     /* row 0; NULL for experts, whose place the store knows */
     uint64_t row_bytes;
     uint64_t rows, k;        /* of one expert for a stacked tensor */
-    uint64_t expert_bytes;   /* from one expert's row 0 to the next one's */
     const struct cpu_type *ops;
 };
 
@@ -21,7 +20,7 @@ struct network_layer {
     const float *q_norm, *k_norm;        /* [Dh] */
     struct matrix q, k, v, output;       /* [Hq*Dh,E] [Hk*Dh,E] [Hk*Dh,E] [E,Hq*Dh] */
     struct matrix router;                /* [X,E] */
-    struct matrix gate, up, down;        /* a expert: [F,E] [F,E] [E,F] */
+    struct matrix gate, up, down;        /* an expert: [F,E] [F,E] [E,F] */
     bool int8_attn_in, int8_attn_out, int8_ffn_in, int8_ffn_mid; /* does a consumer of these activations read the int8 form? */
 };
 
@@ -36,8 +35,8 @@ struct network {
     struct arena floats;      /* the norms */
 };
 
-/* Which tensors of the directory the network reads: fill `wanted` [m->n_tensors]. */
-void network_wanted(const struct model *m, bool *wanted);
+/* Which tensors of the directory the network reads, with or without the experts': fill `wanted` [m->n_tensors]. */
+void network_wanted(const struct model *m, bool experts, bool *wanted);
 enum err network_open(const struct model *m, const struct weights *w, const struct cpu_ops *ops, struct network *out,
                       struct reason *why) MUST_USE;
 void network_close(struct network *net);

@@ -1,28 +1,12 @@
-/* From a validated model to the planner's description. The sizes of scratch follow graph.c's list (a test compares them). */
+/* From a validated model to the planner's description. */
 #include "engine/plan_model.h"
 
 #include <stdlib.h>
 
-#include "cpu/cpu.h"
 #include "engine/fetch.h"
 #include "engine/graph.h"
-#include "engine/step.h"
 
 enum { DEFAULT_UBATCH = 512, MAX_ROLES = 16 };
-
-/* Sums of products of numbers that the model reader bounded (each < 2^32, sums of few): they fit. */
-static uint64_t scratch_bytes(const struct model_shape *s, uint64_t n, unsigned threads) {
-    const uint64_t e = s->n_embd, qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
-    const uint64_t pairs = n * s->n_experts_used, x = s->n_experts, f = s->n_ff, fl = sizeof(float), head_n = HEAD_TOKENS;
-    const uint64_t tokens = n * (2 * e + qw + 2 * kw + qw + e + s->head_dim + x) * fl + acts_bytes(n, e) + acts_bytes(n, qw);
-    const uint64_t experts = pairs * (2 * f + e + 5) * fl + acts_bytes(pairs, f) + (x + 1) * 4 + 3 * x * sizeof(struct job);
-    const uint64_t head = 2 * head_n * e * fl + acts_bytes(2 * head_n, e) + 3 * (uint64_t)s->n_vocab * fl; /* two of the graph's, a session's */
-    uint64_t widest = e > qw ? e : qw;
-    if (f > widest) widest = f;
-    const uint64_t product = matmul_scratch_bytes(widest), attention = attention_scratch_bytes(s->n_heads / s->n_kv_heads, s->head_dim);
-    const uint64_t worker = round_up(product > attention ? product : attention, 4096);
-    return tokens + experts + head + worker * threads + 64 * 64; /* each piece is rounded up to 64 */
-}
 
 /* Activations of a prompt on a GPU (docs of the GPU path, prefill: 140 MB at 2048 tokens), decode scratch and partials. */
 static uint64_t gpu_scratch_bytes(const struct model_shape *s, uint64_t n) {
@@ -66,7 +50,9 @@ enum err plan_model_open(const struct model *m, uint32_t ubatch, unsigned thread
     add(&f, m->output_norm, PLAN_ROLE_HEAD, PLAN_NO_LAYER);
     add(&f, m->output, PLAN_ROLE_HEAD, PLAN_NO_LAYER);
     if (m->embedding != m->output) add(&f, m->embedding, PLAN_ROLE_EMBEDDING, PLAN_NO_LAYER);
-    out->cpu_scratch_bytes = scratch_bytes(s, out->ubatch, threads ? threads : 1);
+    const uint64_t scratch = graph_scratch_need(s, out->ubatch, threads ? threads : 1);
+    if (!size_add(scratch, (uint64_t)s->n_vocab * sizeof(float), &out->cpu_scratch_bytes)) /* and a session's logits */
+        return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", out->ubatch);
     out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch);
     return ERR_NONE;
 }

@@ -4,8 +4,6 @@
 
 #include "engine/engine_private.h"
 
-enum { DEFAULT_CONTEXT_LIMIT = 32768 };
-
 struct session {
     struct engine *engine;
     struct kv kv;
@@ -17,21 +15,19 @@ struct session {
 
 static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct reason *why) {
     const uint64_t per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
-    uint64_t kv, all;
-    const uint64_t loaded = e->weights.bytes + graph_scratch_bytes(e->graph);
-    if (!size_mul(per_token, n_ctx, &kv) || !size_add(kv, loaded, &all))
+    uint64_t kv;
+    if (!size_mul(per_token, n_ctx, &kv))
         return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)n_ctx);
-    if (all <= e->memory_available) return ERR_NONE;
-    const uint64_t room = e->memory_available > loaded ? (e->memory_available - loaded) / per_token : 0;
-    return fail(why, ERR_LIMIT, "a context of %llu tokens needs %llu MiB for its KV cache, %llu MiB more than is available; "
+    if (kv <= e->kv_room) return ERR_NONE;
+    return fail(why, ERR_LIMIT, "a context of %llu tokens needs %llu MiB for its KV cache, %llu MiB more than the budget leaves; "
                 "-c %llu would fit", (unsigned long long)n_ctx, (unsigned long long)(kv >> 20),
-                (unsigned long long)((all - e->memory_available + (1 << 20) - 1) >> 20), (unsigned long long)room);
+                (unsigned long long)((kv - e->kv_room + (1 << 20) - 1) >> 20), (unsigned long long)(e->kv_room / per_token));
 }
 
 enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, struct reason *why) {
     *out = NULL;
     if (!e->graph) return fail(why, ERR_ARGUMENT, "this engine was opened for its vocabulary only");
-    if (n_ctx == 0) n_ctx = e->model->shape.context_length < DEFAULT_CONTEXT_LIMIT ? e->model->shape.context_length : DEFAULT_CONTEXT_LIMIT;
+    if (n_ctx == 0) n_ctx = e->plan.context_tokens;
     TRY(check_capacity(e, n_ctx, why));
     struct session *s = calloc_checked(1, sizeof *s);
     if (!s) return fail(why, ERR_NO_MEMORY, "no memory for a session");
@@ -39,6 +35,7 @@ enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, st
     enum err code = kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why);
     s->tokens = calloc_checked(n_ctx, sizeof *s->tokens);
     s->logits = calloc_checked(e->model->shape.n_vocab, sizeof *s->logits);
+    if (!code) e->kv_room -= s->kv.bytes < e->kv_room ? s->kv.bytes : e->kv_room;
     if (!code && (!s->tokens || !s->logits)) code = fail(why, ERR_NO_MEMORY, "no memory for a session of %llu tokens", (unsigned long long)n_ctx);
     if (code) session_close(&s);
     *out = s;
@@ -49,6 +46,7 @@ void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
     *session = NULL;
+    s->engine->kv_room += s->kv.bytes;
     kv_close(&s->kv);
     free(s->tokens);
     free(s->logits);
@@ -81,8 +79,9 @@ static uint64_t reusable(const struct session *s, const struct eval *eval) {
     return same;
 }
 
-/* Compute tokens [s->length, s->length + n), all of one ubatch. False: cancelled, and the session is as before. */
-static bool compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval) {
+/* Compute tokens [s->length, s->length + n), all of one ubatch. After a failure the session is as before. */
+static enum err compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval,
+                        struct reason *why) {
     struct engine *e = s->engine;
     memcpy(s->tokens + s->length, tokens, n * sizeof *tokens);
     const struct batch b = {.tokens = s->tokens + s->length, .n = n, .first = s->length, .kv = &s->kv,
@@ -90,12 +89,12 @@ static bool compute(struct session *s, const int32_t *tokens, uint32_t n, bool w
                             .should_stop = eval ? eval->should_stop : NULL,
                             .logits_from = eval ? eval->logits_from : 0, .ctx = eval ? eval->ctx : NULL};
     s->logits_valid = false;
-    if (!graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b)) return false;
+    TRY(graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b, why));
     s->length += n;
     s->logits_valid = want_logits;
     if (want_logits)
         memcpy(s->logits, graph_logits(e->graph), e->model->shape.n_vocab * sizeof *s->logits);
-    return true;
+    return ERR_NONE;
 }
 
 enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) {
@@ -107,9 +106,10 @@ enum err session_eval(struct session *s, struct eval *eval, const float **logits
     while (s->length < eval->n) {
         const uint64_t left = eval->n - s->length, ubatch = graph_ubatch(s->engine->graph);
         const uint32_t n = (uint32_t)(left < ubatch ? left : ubatch);
-        const bool whole = compute(s, eval->tokens + s->length, n, n == left && !eval->on_logits, eval);
-        const bool stop = whole && eval->on_progress && eval->on_progress(eval->ctx, s->length, eval->n) && s->length < eval->n;
-        if (!whole || stop)
+        const enum err e = compute(s, eval->tokens + s->length, n, n == left && !eval->on_logits, eval, why);
+        if (e && e != ERR_CANCELLED) return e;
+        const bool stop = !e && eval->on_progress && eval->on_progress(eval->ctx, s->length, eval->n) && s->length < eval->n;
+        if (e || stop)
             return fail(why, ERR_CANCELLED, "stopped after %llu of %llu prompt tokens", (unsigned long long)s->length,
                         (unsigned long long)eval->n);
     }
@@ -122,7 +122,7 @@ enum err session_append(struct session *s, int32_t token, const float **logits, 
         return fail(why, ERR_LIMIT, "the context of %llu tokens is full; use a larger -c", (unsigned long long)s->kv.capacity);
     if (token < 0 || (uint32_t)token >= s->engine->model->shape.n_vocab)
         return fail(why, ERR_ARGUMENT, "token %d is not in the vocabulary of %u", token, s->engine->model->shape.n_vocab);
-    (void)compute(s, &token, 1, true, NULL); /* nothing can stop it */
+    TRY(compute(s, &token, 1, true, NULL, why));
     if (logits) *logits = s->logits;
     return ERR_NONE;
 }

@@ -4,7 +4,11 @@
 
 #include "engine/graph.h"
 
-enum { STEP_COUNTERS = 4, HEAD_TOKENS = 16 /* positions whose logits are held at once */ };
+enum {
+    STEP_COUNTERS = 4,
+    HEAD_TOKENS = 16, /* positions whose logits are held at once */
+    LOOK_TOKENS = 64  /* tokens of a prompt that the next layer's router is asked about in advance */
+};
 
 /* One matrix applied to some vectors: rows are shared out among workers. */
 struct job {
@@ -20,12 +24,16 @@ struct job {
 struct graph {
     const struct network *net;
     const struct cpu_ops *ops;
+    struct experts *experts;
+    struct graph_hook hook;
     uint32_t ubatch;
     unsigned max_threads;
     struct arena arena;
     struct pool_counter counters[STEP_COUNTERS];
     const struct batch *batch;
     _Atomic uint32_t stop_after; /* the layer that ends a cancelled run */
+    enum err failed;             /* written by worker 0 before a meeting, ends the run after it */
+    struct reason *why;
 
     float *x;                   /* [n][E] residual stream */
     struct acts in;             /* [n][E] normed input of attention, experts, head */
@@ -40,9 +48,24 @@ struct graph {
     int32_t *pair_token;        /* [n*K] token of each sorted pair */
     int32_t *iota;              /* [n*K] 0, 1, 2... */
     uint32_t *expert_start;     /* [X+1] first pair of each expert */
-    struct job *jobs;           /* [2*X] gate and up of the experts in use */
+    struct expert_need *needs;  /* [X] the experts in use */
+    uint32_t n_needs;
+
+    struct expert_at *wave;     /* [X] those of them computed next */
+    bool more;                  /* another wave follows */
+    struct job *jobs;           /* [2*X] gate and up */
     struct job *down_jobs;      /* [X] */
     uint32_t n_jobs, n_down_jobs;
+    int32_t *wave_pair;         /* [n*K] the pairs of these experts */
+    uint32_t n_wave_pairs;
+
+    bool looks_ahead;           /* the same for the whole run */
+    int32_t *look_token;        /* [LOOK_TOKENS] tokens the next layer's router is asked about */
+    uint32_t n_look;
+    float *look_router;         /* [LOOK_TOKENS][X] */
+    int32_t *look_expert;       /* [LOOK_TOKENS][K] */
+    float *look_share;          /* [LOOK_TOKENS][K] a by-product */
+    int32_t *look_seen;         /* [X] the distinct ones, likeliest first */
     float *gate, *up;           /* [n*K][F] */
     struct acts mid;            /* [n*K][F] */
     float *down;                /* [n*K][E] */
@@ -77,7 +100,10 @@ static inline void *step_scratch(const struct step *s) { return s->g->thread_scr
 /* Run all rows of all jobs, shared out in stretches of rows, and meet. */
 void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs);
 
-/* One transformer layer for the graph's batch (layer_cpu.c). */
-void layer_cpu(struct step *s, uint32_t layer);
+/* One transformer layer for the graph's batch (layer_cpu.c). False: g->failed says why; all workers return it together. */
+bool layer_cpu(struct step *s, uint32_t layer);
+
+/* The layer's experts, from the router to the residual stream (experts_cpu.c). */
+bool experts_cpu(struct step *s, uint32_t layer);
 
 #endif

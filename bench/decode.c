@@ -1,0 +1,205 @@
+/* Prefill and decode through the engine under a RAM budget, with what explains the speed:
+ *
+ *     decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]
+ *            [--no-look-ahead] [--fill] [--seed N] [--routes FILE | --record FILE] [--csv]
+ *
+ * A prompt of -p pseudo-random tokens, -w decoded ones to warm up, then R stretches of -n (argmax of the logits: the model's own
+ * continuation). A line each: tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a
+ * token the workers waited for the drive, share of the time the drive was busy and its rate meanwhile, how much of the
+ * look-ahead's guesses and reads was right, peak RSS. --routes replaces the routers' choices by a file's (bench/replay makes
+ * some), --record writes the model's own. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "engine/engine.h"
+#include "placement/routes.h"
+
+enum { USAGE = 2 };
+
+struct decode {
+    struct engine_options engine;
+    const char *routes_file, *record_file;
+    long prompt, warm, n, repeats, seed;
+    bool csv;
+    struct routes routes;
+    struct engine *e;
+    struct session *s;
+    int32_t *tokens;
+    uint64_t length;
+    const float *logits;
+};
+
+static int usage(void) {
+    fputs("decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]\n"
+          "       [--no-look-ahead] [--fill] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
+          stderr);
+    return USAGE;
+}
+
+static enum err read_routes(struct decode *d, struct reason *why) {
+    FILE *f = fopen(d->routes_file, "rb");
+    struct text bytes = {0};
+    char piece[65536];
+    if (!f) return fail(why, ERR_IO, "%s: cannot open", d->routes_file);
+    for (size_t n; (n = fread(piece, 1, sizeof piece, f)) > 0;) text_add(&bytes, piece, n);
+    fclose(f);
+    const enum err e = bytes.failed ? fail(why, ERR_NO_MEMORY, "%s: no memory", d->routes_file)
+                                    : routes_parse((struct span){bytes.ptr, bytes.len}, &d->routes, why);
+    text_free(&bytes);
+    return e;
+}
+
+static void replace(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts) {
+    const struct decode *d = ctx;
+    const uint32_t token = (uint32_t)(position % d->routes.n_tokens);
+    const uint16_t *from = expected ? routes_expected(&d->routes, token, layer) : routes_chosen(&d->routes, token, layer);
+    for (uint32_t r = 0; from && r < d->routes.n_used; r++)
+        if (from[r] != ROUTES_NOTHING) experts[r] = from[r];
+}
+
+static void record(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts) {
+    struct decode *d = ctx;
+    if (position >= d->routes.n_tokens) return;
+    if (expected) routes_expect(&d->routes, (uint32_t)position, layer, experts, d->routes.n_used);
+    else routes_choose(&d->routes, (uint32_t)position, layer, experts);
+}
+
+static enum err open_all(struct decode *d, struct reason *why) {
+    const uint64_t all = (uint64_t)(d->prompt + d->warm + d->n * d->repeats + 1);
+    if (d->routes_file) {
+        TRY(read_routes(d, why));
+        d->engine.on_experts = replace;
+    } else if (d->record_file) {
+        d->engine.on_experts = record;
+    }
+    d->engine.on_experts_ctx = d;
+    d->engine.kv_tokens = all;
+    TRY(engine_open(&d->engine, &d->e, why));
+    const struct model_shape *s = &engine_model(d->e)->shape;
+    if (d->routes_file && (d->routes.n_layers != s->n_layers || d->routes.n_experts > s->n_experts || d->routes.n_used != s->n_experts_used))
+        return fail(why, ERR_ARGUMENT, "%s: made for a model of another shape", d->routes_file);
+    if (d->record_file) {
+        TRY(routes_open(s->n_layers, s->n_experts, s->n_experts_used, true, &d->routes, why));
+        TRY(routes_append(&d->routes, (uint32_t)d->prompt, true, why));
+        TRY(routes_append(&d->routes, (uint32_t)(d->warm + d->n * d->repeats), false, why));
+    }
+    d->tokens = calloc_checked(all, sizeof *d->tokens);
+    if (!d->tokens) return fail(why, ERR_NO_MEMORY, "no memory for %" PRIu64 " tokens", all);
+    return session_open(d->e, all, &d->s, why);
+}
+
+static enum err step(struct decode *d, long n, struct reason *why) {
+    const uint32_t vocab = engine_model(d->e)->shape.n_vocab;
+    for (long i = 0; i < n; i++) {
+        uint32_t best = 0;
+        for (uint32_t t = 1; t < vocab; t++)
+            if (d->logits[t] > d->logits[best]) best = t;
+        d->tokens[d->length++] = (int32_t)best;
+        TRY(session_append(d->s, (int32_t)best, &d->logits, why));
+    }
+    return ERR_NONE;
+}
+
+static double share(uint64_t part, uint64_t whole) { return whole ? (double)part / (double)whole : 0; }
+
+static void print(const struct decode *d, const char *what, long tokens, uint64_t ns, const struct engine_io *a, const struct engine_io *b) {
+    const double n = (double)tokens, s = 1e-9 * (double)ns, mb = 1e-6;
+    const uint64_t bytes = b->demand_bytes + b->ahead_bytes + b->fill_bytes - a->demand_bytes - a->ahead_bytes - a->fill_bytes;
+    const uint64_t busy = b->busy_ns - a->busy_ns;
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    printf(d->csv ? "%s,%ld,%.3f,%.4f,%.2f,%.2f,%.2f,%.2f,%.3f,%.3f,%.3f,%.3f,%u,%u,%s,%ld\n"
+                  : "%-8s %5ld tokens %7.2f tok/s  hits %6.4f  MB/token %7.1f needed %6.1f ahead %6.1f fill  wait %6.1f ms  "
+                    "drive busy %5.3f at %5.2f GB/s  guesses %5.3f used %5.3f  slots %u (%u full) %s  RSS %ld MiB\n",
+           what, tokens, n / s, share(b->hits - a->hits, b->uses - a->uses), mb * (double)(b->demand_bytes - a->demand_bytes) / n,
+           mb * (double)(b->ahead_bytes - a->ahead_bytes) / n, mb * (double)(b->fill_bytes - a->fill_bytes) / n,
+           1e-6 * (double)(b->wait_ns - a->wait_ns) / n, 1e-9 * (double)busy / s, busy ? (double)bytes / (double)busy : 0,
+           share(b->expected_right - a->expected_right, b->expected - a->expected),
+           share(b->ahead_used - a->ahead_used, b->ahead_reads - a->ahead_reads), b->slots, b->resident, b->backend, use.ru_maxrss >> 10);
+    fflush(stdout);
+}
+
+static enum err measure(struct decode *d, const char *what, long n, bool prompt, struct reason *why) {
+    struct engine_io before, after;
+    engine_get_io(d->e, &before);
+    const uint64_t begin = clock_ns();
+    struct eval eval = {.tokens = d->tokens, .n = d->length};
+    TRY(prompt ? session_eval(d->s, &eval, &d->logits, why) : step(d, n, why));
+    const uint64_t ns = clock_ns() - begin;
+    engine_get_io(d->e, &after);
+    print(d, what, n, ns, &before, &after);
+    return ERR_NONE;
+}
+
+static enum err write_record(const struct decode *d, struct reason *why) {
+    struct text out = {0};
+    routes_write(&d->routes, &out);
+    FILE *f = fopen(d->record_file, "wb");
+    bool ok = f && !out.failed && fwrite(out.ptr, 1, out.len, f) == out.len;
+    if (f) ok = fclose(f) == 0 && ok;
+    text_free(&out);
+    return ok ? ERR_NONE : fail(why, ERR_IO, "%s: cannot write", d->record_file);
+}
+
+static enum err run(struct decode *d, uint64_t start, struct reason *why) {
+    TRY(open_all(d, why));
+    if (d->csv)
+        puts("what,tokens,tok_s,hits,needed_mb,ahead_mb,fill_mb,wait_ms,busy,busy_gb_s,guesses,used,slots,resident,backend,rss_mib");
+    uint64_t random = (uint64_t)d->seed;
+    for (long i = 0; i < d->prompt; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        d->tokens[d->length++] = (int32_t)((random >> 33) % engine_model(d->e)->shape.n_vocab);
+    }
+    TRY(measure(d, "prompt", d->prompt, true, why));
+    fprintf(stderr, "first logits %.2f s after the start\n", 1e-9 * (double)(clock_ns() - start));
+    if (d->warm) TRY(measure(d, "warm", d->warm, false, why));
+    for (long r = 0; r < d->repeats; r++) TRY(measure(d, "decode", d->n, false, why));
+    return d->record_file ? write_record(d, why) : ERR_NONE;
+}
+
+static bool parse(struct decode *d, int argc, char **argv) {
+    const struct {
+        const char *name;
+        long *to;
+    } numbers[] = {{"-p", &d->prompt}, {"-w", &d->warm}, {"-n", &d->n}, {"-r", &d->repeats}, {"--seed", &d->seed}};
+    for (int i = 1; i < argc; i++) {
+        const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(flag, "--no-look-ahead") == 0) d->engine.no_look_ahead = true;
+        else if (strcmp(flag, "--fill") == 0) d->engine.fill_first = true;
+        else if (strcmp(flag, "--csv") == 0) d->csv = true;
+        else if (!value) return false;
+        else {
+            bool known = false;
+            for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++)
+                if (strcmp(flag, numbers[k].name) == 0) known = true, *numbers[k].to = atol(value);
+            if (strcmp(flag, "-m") == 0) d->engine.model_path = value;
+            else if (strcmp(flag, "--ram-budget") == 0) d->engine.ram_budget = (uint64_t)atoll(value) << 20;
+            else if (strcmp(flag, "--slots") == 0) d->engine.max_slots = (uint32_t)atoi(value);
+            else if (strcmp(flag, "-t") == 0) d->engine.threads = (unsigned)atoi(value);
+            else if (strcmp(flag, "-b") == 0) d->engine.ubatch = (uint32_t)atoi(value);
+            else if (strcmp(flag, "--io") == 0) d->engine.stream = strcmp(value, "pread") == 0 ? STREAM_PREAD : STREAM_URING;
+            else if (strcmp(flag, "--routes") == 0) d->routes_file = value;
+            else if (strcmp(flag, "--record") == 0) d->record_file = value;
+            else if (!known) return false;
+            i++;
+        }
+    }
+    return d->engine.model_path && d->prompt > 0 && d->n >= 0 && d->warm >= 0 && d->repeats >= 0 && !(d->routes_file && d->record_file);
+}
+
+int main(int argc, char **argv) {
+    const uint64_t start = clock_ns();
+    struct decode d = {.prompt = 1, .n = 32, .repeats = 3, .seed = 1};
+    struct reason why = {{0}};
+    if (!parse(&d, argc, argv)) return usage();
+    const enum err e = run(&d, start, &why);
+    if (e) fprintf(stderr, "decode: %s\n", why.text);
+    session_close(&d.s);
+    engine_close(&d.e);
+    routes_close(&d.routes);
+    free(d.tokens);
+    return e != ERR_NONE;
+}

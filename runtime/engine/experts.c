@@ -1,0 +1,256 @@
+/* The expert store during a run: where an expert lies, what the layer at hand needs, what the next one is expected to need.
+ * experts_fill.c opens the store, fills it in the background and hands it over. A read's tag is its slot. */
+#include "engine/experts.h"
+
+#include <string.h>
+
+#include "engine/experts_private.h"
+
+/* ---- geometry ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t expert_bytes(const struct model_tensor *t) { return t->row_bytes * t->ne[1]; }
+
+static uint8_t *slot_memory(const struct experts *x, int32_t slot) {
+    uint32_t c = 0;
+    while (c + 1 < x->n_classes && (uint32_t)slot >= x->first_slot[c + 1]) c++;
+    return (uint8_t *)x->pool[c] + ((uint32_t)slot - x->first_slot[c]) * x->slot_bytes[c];
+}
+
+/* The extents of an expert in the file, and where they go. */
+static struct fetch_group group_of(const struct experts *x, uint32_t layer, uint32_t expert, int32_t slot) {
+    const struct model_layer *l = &x->m->layers[layer];
+    const struct model_tensor *tensors[EXPERT_MATRICES] = {l->gate, l->up, l->down};
+    struct fetch_group g = {.tag = (uint64_t)slot};
+    uint8_t *to = slot_memory(x, slot);
+    for (int i = 0; i < EXPERT_MATRICES; i++) {
+        if (!tensors[i]) continue;
+        const uint64_t bytes = expert_bytes(tensors[i]);
+        g.extents[g.n++] = (struct extent){tensors[i]->file, tensors[i]->offset + expert * bytes, bytes, to};
+        to += fetch_room(bytes);
+    }
+    return g;
+}
+
+static struct expert_at address_of(const struct experts *x, uint32_t layer, uint32_t expert, int32_t slot) {
+    const struct model_layer *l = &x->m->layers[layer];
+    const struct fetch_group g = group_of(x, layer, expert, slot);
+    struct expert_at at = {0};
+    for (uint32_t i = 0, e = 0; i < EXPERT_MATRICES; i++) {
+        if (i == 1 && !l->up) { /* merged: rows F..2F-1 of gate are up */
+            at.matrix[1] = at.matrix[0] + l->gate->row_bytes * x->m->shape.n_ff;
+            continue;
+        }
+        at.matrix[i] = (const uint8_t *)g.extents[e].to + g.extents[e].offset % FETCH_ALIGN;
+        e++;
+    }
+    return at;
+}
+
+/* ---- reads --------------------------------------------------------------------------------------------------------- */
+
+static uint64_t bytes_of(const struct experts *x, uint32_t layer) { return x->layer_bytes[layer]; }
+
+/* Bind a slot and queue its read. False: no slot, or the drive has enough to do. */
+static bool start_read(struct experts *x, uint32_t layer, uint32_t expert, enum cache_cause cause, enum read_kind kind, int32_t *slot) {
+    if (fetch_free(x->fetch) == 0) return false;
+    *slot = cache_take(x->cache, layer, expert, cause);
+    if (*slot < 0) return false;
+    x->slot_info[*slot] = (struct slot_info){.kind = kind, .untouched_ahead = kind == READ_AHEAD};
+    const struct fetch_group group = group_of(x, layer, expert, *slot);
+    fetch_start(x->fetch, &group);
+    if (kind == READ_DEMAND) x->io.demand_bytes += bytes_of(x, layer);
+    if (kind == READ_AHEAD) x->io.ahead_bytes += bytes_of(x, layer), x->io.ahead_reads++;
+    if (kind == READ_FILL) x->io.fill_bytes += bytes_of(x, layer);
+    return true;
+}
+
+/* Only a demanded expert's failure matters: what was read ahead or in the background is asked for again when needed. */
+static void landed(struct experts *x, const struct fetch_done *done) {
+    const int32_t slot = (int32_t)done->tag;
+    const bool ok = done->code == ERR_NONE;
+    for (uint32_t i = 0; !ok && x->failed == ERR_NONE && i < x->n_needs; i++)
+        if (x->needs[i].slot == slot && x->needs[i].state == NEED_LOADING && x->slot_info[slot].kind == READ_DEMAND) {
+            x->failed = done->code;
+            x->failure = *done->why;
+        }
+    if (done->lent) return; /* the slot stays taken until the second report */
+    if (!ok && x->slot_info[slot].kind == READ_FILL) {
+        x->fill_failures++;
+        x->fill_failure = *done->why;
+    }
+    cache_landed(x->cache, slot, ok);
+}
+
+unsigned experts_reap(struct experts *x, uint64_t timeout_ns) {
+    struct fetch_done done[16];
+    const unsigned n = fetch_poll(x->fetch, done, sizeof done / sizeof *done, timeout_ns);
+    for (unsigned i = 0; i < n; i++) landed(x, &done[i]);
+    return n;
+}
+
+/* One more expert for a free slot, if there is anything left to bring. */
+bool experts_start_one_fill(struct experts *x) {
+    uint32_t layer, expert;
+    int32_t slot;
+    if (x->fill_failures >= FILL_TRIES || !cache_next_fill(x->cache, &layer, &expert)) return false;
+    return start_read(x, layer, expert, CACHE_FILL, READ_FILL, &slot);
+}
+
+/* ---- a layer ------------------------------------------------------------------------------------------------------- */
+
+bool experts_looks_ahead(const struct experts *x) { return x->looking; }
+
+static void release_expected(struct experts *x) {
+    for (uint32_t i = 0; i < x->n_ahead_held; i++) cache_release(x->cache, x->ahead_held[i]);
+    x->n_ahead_held = x->n_ahead = x->next_ahead = 0;
+}
+
+/* How good the guess for this layer was. */
+static void judge_expected(struct experts *x, uint32_t layer) {
+    if (x->ahead_layer != layer || x->n_expected == 0) return;
+    x->io.expected += x->n_expected;
+    for (uint32_t i = 0; i < x->n_needs; i++) x->io.expected_right += x->expected[x->needs[i].expert];
+}
+
+static void note_need(struct experts *x, struct need *n, uint32_t layer) {
+    n->slot = cache_find(x->cache, layer, n->expert);
+    n->state = n->slot < 0 ? NEED_MISSING : NEED_LOADING;
+    x->io.uses++;
+    if (n->slot < 0) return;
+    cache_hold(x->cache, n->slot);
+    if (x->slot_info[n->slot].untouched_ahead) x->io.ahead_used++;
+    x->slot_info[n->slot].untouched_ahead = false;
+    if (!cache_is_ready(x->cache, n->slot)) return;
+    n->state = NEED_READY;
+    n->resident = true;
+    x->io.hits++;
+}
+
+void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *needs, uint32_t n_needs, const int32_t *chosen,
+                   uint32_t n_tokens) {
+    experts_reap(x, 0);
+    x->layer = layer;
+    x->passing = n_tokens > PASSING_TOKENS;
+    x->n_needs = n_needs;
+    cache_use(x->cache, layer, chosen, n_tokens);
+    for (uint32_t i = 0; i < n_needs; i++) {
+        x->needs[i] = (struct need){.expert = needs[i].expert, .tokens = needs[i].tokens, .slot = -1};
+        note_need(x, &x->needs[i], layer);
+    }
+    judge_expected(x, layer);
+    release_expected(x); /* what is needed of it is held by now */
+}
+
+/* Needs that lost or never had a slot, as far as slots and the drive allow, in one submission. */
+static void start_missing(struct experts *x) {
+    for (uint32_t i = 0; i < x->n_needs; i++) {
+        struct need *n = &x->needs[i];
+        if (n->state == NEED_LOADING && cache_find(x->cache, x->layer, n->expert) != n->slot) { /* read ahead, and failed */
+            cache_release(x->cache, n->slot);
+            n->state = NEED_MISSING;
+        }
+        if (n->state != NEED_MISSING) continue;
+        if (!start_read(x, x->layer, n->expert, x->passing ? CACHE_PASSING : CACHE_DEMAND, READ_DEMAND, &n->slot)) break;
+        cache_hold(x->cache, n->slot);
+        n->state = NEED_LOADING;
+    }
+    fetch_send(x->fetch);
+}
+
+/* Is anything of this layer still to arrive? */
+static bool outstanding(struct experts *x) {
+    bool any = false;
+    for (uint32_t i = 0; i < x->n_needs; i++) {
+        struct need *n = &x->needs[i];
+        if (n->state == NEED_LOADING && cache_is_ready(x->cache, n->slot)) n->state = NEED_READY;
+        any |= n->state == NEED_LOADING || n->state == NEED_MISSING;
+    }
+    return any;
+}
+
+/* While the layer's own reads are done: what the next layer probably needs, then the background. */
+static void use_idle_drive(struct experts *x) {
+    for (int32_t slot; x->next_ahead < x->n_ahead;) {
+        const uint32_t expert = x->ahead[x->next_ahead];
+        if (cache_find(x->cache, x->ahead_layer, expert) < 0) {
+            if (fetch_free(x->fetch) == 0) break;
+            if (!start_read(x, x->ahead_layer, expert, x->passing ? CACHE_PASSING : CACHE_AHEAD, READ_AHEAD, &slot)) {
+                if (x->passing) break; /* a slot comes free with the next wave */
+            } else {
+                cache_hold(x->cache, slot);
+                x->ahead_held[x->n_ahead_held++] = slot;
+            }
+        }
+        x->next_ahead++;
+    }
+    if (!x->passing && x->next_ahead == x->n_ahead && x->io.batches > 0 && fetch_busy(x->fetch) == 0) (void)experts_start_one_fill(x);
+    fetch_send(x->fetch);
+}
+
+/* Hand out ready experts: those that came for this layer first, so that their slots come free. */
+static uint32_t hand_out(struct experts *x, uint32_t most_tokens, struct expert_at *out) {
+    uint32_t n = 0, tokens = 0;
+    for (int resident = 0; resident <= 1; resident++)
+        for (uint32_t i = 0; i < x->n_needs && (n == 0 || tokens < most_tokens); i++) {
+            struct need *need = &x->needs[i];
+            if (need->state != NEED_READY || need->resident != (resident == 1)) continue;
+            need->state = NEED_OUT;
+            tokens += need->tokens;
+            out[n] = address_of(x, x->layer, need->expert, need->slot);
+            out[n++].need = i;
+        }
+    return n;
+}
+
+static void take_back(struct experts *x) {
+    for (uint32_t i = 0; i < x->n_needs; i++)
+        if (x->needs[i].state == NEED_OUT) {
+            cache_release(x->cache, x->needs[i].slot);
+            x->needs[i].state = NEED_DONE;
+        }
+}
+
+enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_stop)(void *ctx), void *ctx, struct expert_at *out,
+                      uint32_t *n, bool *more, struct reason *why) {
+    take_back(x);
+    uint64_t waiting_since = 0;
+    for (;;) {
+        experts_reap(x, 0);
+        start_missing(x);
+        if (x->failed != ERR_NONE) return *why = x->failure, x->failed;
+        const bool waits = outstanding(x);
+        if (!waits) use_idle_drive(x);
+        const bool limit = waits || (x->passing && x->next_ahead < x->n_ahead);
+        *n = hand_out(x, limit ? most_tokens : UINT32_MAX, out);
+        *more = waits;
+        for (uint32_t i = 0; i < x->n_needs && !*more; i++) *more = x->needs[i].state == NEED_READY;
+        if (*n || !*more) break;
+        if (!waiting_since) waiting_since = clock_ns();
+        if (should_stop && should_stop(ctx)) return fail(why, ERR_CANCELLED, "stopped while waiting for the drive");
+        if (clock_ns() - waiting_since > PATIENCE_NS)
+            return fail(why, ERR_IO, "%s: the drive has not answered for %llu s", x->m->files[0].path, PATIENCE_NS / 1000000000);
+        experts_reap(x, WAIT_NS);
+    }
+    if (waiting_since) x->io.wait_ns += clock_ns() - waiting_since;
+    return ERR_NONE;
+}
+
+void experts_end(struct experts *x) {
+    for (uint32_t i = 0; i < x->n_needs; i++)
+        if (x->needs[i].state != NEED_DONE && x->needs[i].slot >= 0) cache_release(x->cache, x->needs[i].slot);
+    x->n_needs = 0;
+    x->failed = ERR_NONE;
+}
+
+void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, uint32_t n) {
+    release_expected(x);
+    x->ahead_layer = layer;
+    x->n_expected = n;
+    memset(x->expected, 0, x->m->shape.n_experts);
+    for (uint32_t i = 0; i < n; i++) {
+        x->expected[experts[i]] = 1;
+        if (cache_find(x->cache, layer, (uint32_t)experts[i]) < 0) x->ahead[x->n_ahead++] = (uint32_t)experts[i];
+    }
+    cache_expect(x->cache, layer, experts, n);
+}
+

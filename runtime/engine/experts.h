@@ -1,0 +1,73 @@
+/* The expert store: slots in RAM under a budget, filled from the model file on demand, ahead of need and in the background.
+ *
+ * Between experts_enter() and experts_leave() the store belongs to one graph run, and one of its workers at a time calls the
+ * functions marked "run". Outside, a background thread owns it and fills free slots, hottest experts first. Which slot an
+ * expert gets is placement/cache.h's decision, how its bytes arrive is fetch.h's; nothing here depends on when they arrive, so
+ * neither does any result. */
+#ifndef COLDSTREAM_EXPERTS_H
+#define COLDSTREAM_EXPERTS_H
+
+#include "engine/engine.h"
+#include "engine/fetch.h"
+#include "model/model.h"
+#include "placement/plan.h"
+
+enum { EXPERT_MATRICES = 3 /* gate, up, down */ };
+
+struct experts_options {
+    const struct model *model;
+    struct fetch *fetch;    /* used by the store alone from here on; closed by the caller after the store */
+    const struct plan *plan;/* its slot classes and RAM slots; used during experts_open() */
+    const float *prior;     /* [layers][experts] uses a token a profile expects, or NULL; used during experts_open() */
+    bool look_ahead;
+    struct log_sink log;
+};
+
+struct experts;
+
+enum err experts_open(const struct experts_options *options, struct experts **out, struct reason *why) MUST_USE;
+void experts_close(struct experts **experts);
+
+uint64_t experts_bytes(const struct experts *x); /* of the slots */
+/* Start the background thread. Until then nothing is read that nobody asked for. */
+enum err experts_start_fill(struct experts *x, struct reason *why) MUST_USE;
+/* Fill every slot that background filling would, now, on the caller's thread; before experts_start_fill(). */
+enum err experts_fill(struct experts *x, bool (*on_load)(void *ctx, uint64_t done_bytes), void *ctx, struct reason *why) MUST_USE;
+
+/* Take the store over for a run, or give it back. Entering checks, once a second, that the files are as they were. */
+enum err experts_enter(struct experts *x, struct reason *why) MUST_USE;
+void experts_leave(struct experts *x, uint32_t tokens_done);
+
+/* ---- run -------------------------------------------------------------------------------------------------------- */
+
+/* The distinct experts a batch of `n_tokens` chose at `layer`, with how many tokens each: their reads go out together. `chosen`
+ * [n_tokens][n_used], tokens in order. Whatever was expected for this layer and not sent is dropped. */
+struct expert_need {
+    uint32_t expert;
+    uint32_t tokens;
+};
+void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *needs, uint32_t n_needs, const int32_t *chosen,
+                   uint32_t n_tokens);
+
+/* Experts to compute now: at least one, as many as are here (while others are on their way, no more than `most_tokens` worth of
+ * work so that arrivals are seen). They stay where they are until the next experts_wave() or experts_end(). */
+struct expert_at {
+    uint32_t need;                            /* index into the needs given to experts_begin() */
+    const uint8_t *matrix[EXPERT_MATRICES];   /* row 0 of gate, up, down */
+};
+/* Returns how many; *more says whether another call has to follow. ERR_IO: a needed expert cannot be read (reason in `why`);
+ * ERR_CANCELLED: should_stop() said so while waiting. After an error call experts_end(). */
+enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_stop)(void *ctx), void *ctx, struct expert_at *out,
+                      uint32_t *n, bool *more, struct reason *why) MUST_USE;
+/* All needs computed, or given up. */
+void experts_end(struct experts *x);
+
+/* Should the router of the next layer be asked in advance? Constant between experts_begin() and the next one. */
+bool experts_looks_ahead(const struct experts *x);
+/* The distinct experts expected at `layer`, which comes next; likeliest first. */
+void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, uint32_t n);
+
+/* Not during a run. */
+void experts_count(struct experts *x, struct engine_io *out);
+
+#endif

@@ -1,0 +1,281 @@
+/* Opening the store, filling it while nothing runs, and handing it from one owner to the next.
+ *
+ * `mutex` guards only who owns the store (in_run, wanted, filling); everything else belongs to the owner, so that a run takes
+ * no lock between experts_enter() and experts_leave(). Reads in flight at a hand-over stay in flight and are reaped by the next
+ * owner. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/experts.h"
+#include "engine/experts_private.h"
+
+enum {
+    LOOK_WINDOW = 32,  /* tokens over which looking ahead is judged */
+    LOOK_REST = 256    /* tokens it then stays off */
+};
+#define IDLE_NS 20000000ull        /* a run that ended is likely to be followed by the next token's: wait before filling */
+#define FILE_CHECK_NS 1000000000ull
+#define REPORT_NS 100000000ull
+
+/* ---- opening ------------------------------------------------------------------------------------------------------- */
+
+static enum err take_memory(struct experts *x, const struct plan *p, struct reason *why) {
+    for (uint32_t c = 0; c < p->n_classes; c++) {
+        const uint64_t slots = p->classes[c].slots, each = p->classes[c].slot_bytes;
+        uint64_t bytes;
+        x->first_slot[c] = x->n_slots;
+        x->slot_bytes[c] = each;
+        if (slots == 0 || slots > INT32_MAX - x->n_slots || !size_mul(slots, each, &bytes))
+            return fail(why, ERR_LIMIT, "%llu slots of %llu bytes for experts", (unsigned long long)slots, (unsigned long long)each);
+        TRY(pages_alloc(bytes, &x->pool[c], why));
+        x->pool_bytes[c] = bytes;
+        x->n_slots += (uint32_t)slots;
+        x->n_classes++;
+    }
+    x->slot_info = calloc_checked(x->n_slots, sizeof *x->slot_info);
+    return x->slot_info ? ERR_NONE : fail(why, ERR_NO_MEMORY, "no memory for %u slots", x->n_slots);
+}
+
+static enum err take_tables(struct experts *x, struct reason *why) {
+    const uint32_t layers = x->m->shape.n_layers, experts = x->m->shape.n_experts;
+    x->slot_bytes = calloc_checked(layers, sizeof *x->slot_bytes);
+    x->layer_class = calloc_checked(layers, sizeof *x->layer_class);
+    x->layer_bytes = calloc_checked(layers, sizeof *x->layer_bytes);
+    x->first_slot = calloc_checked(layers, sizeof *x->first_slot);
+    x->pool = calloc_checked(layers, sizeof *x->pool);
+    x->pool_bytes = calloc_checked(layers, sizeof *x->pool_bytes);
+    x->needs = calloc_checked(experts, sizeof *x->needs);
+    x->expected = calloc_checked(experts, sizeof *x->expected);
+    x->ahead = calloc_checked(experts, sizeof *x->ahead);
+    x->ahead_held = calloc_checked(experts, sizeof *x->ahead_held);
+    if (!x->slot_bytes || !x->layer_class || !x->layer_bytes || !x->first_slot || !x->pool || !x->pool_bytes || !x->needs ||
+        !x->expected || !x->ahead || !x->ahead_held)
+        return fail(why, ERR_NO_MEMORY, "no memory for the expert tables");
+    for (uint32_t l = 0; l < layers; l++) {
+        const struct model_layer *t = &x->m->layers[l];
+        x->layer_bytes[l] = (t->gate->bytes + (t->up ? t->up->bytes : 0) + t->down->bytes) / experts;
+    }
+    return ERR_NONE;
+}
+
+static enum err open_parts(struct experts *x, const struct experts_options *o, struct reason *why) {
+    TRY(take_tables(x, why));
+    uint32_t slots[PLAN_MAX_CLASSES];
+    for (uint32_t c = 0; c < o->plan->n_classes; c++) slots[c] = o->plan->classes[c].slots;
+    for (uint32_t l = 0; l < x->m->shape.n_layers; l++) x->layer_class[l] = o->plan->layers[l].class;
+    TRY(take_memory(x, o->plan, why));
+    const struct cache_options cache = {.n_layers = x->m->shape.n_layers, .n_experts = x->m->shape.n_experts,
+                                        .n_used = x->m->shape.n_experts_used, .n_classes = x->n_classes,
+                                        .layer_class = x->layer_class, .slots = slots, .prior = o->prior};
+    return cache_open(&cache, &x->cache, why);
+}
+
+enum err experts_open(const struct experts_options *o, struct experts **out, struct reason *why) {
+    *out = NULL;
+    struct experts *x = calloc_checked(1, sizeof *x);
+    if (!x) return fail(why, ERR_NO_MEMORY, "no memory for the expert store");
+    x->m = o->model;
+    x->fetch = o->fetch;
+    x->log = o->log;
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&x->mutex, NULL);
+    pthread_cond_init(&x->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    const enum err e = open_parts(x, o, why);
+    if (!e) {
+        x->io.slots = x->n_slots;
+        x->io.experts = x->m->shape.n_layers * x->m->shape.n_experts;
+        x->look_ahead = o->look_ahead && x->io.slots < x->io.experts;
+    } else {
+        experts_close(&x);
+    }
+    *out = x;
+    return e;
+}
+
+/* Destinations of reads in flight are freed here: they have to end first. */
+static void drain(struct experts *x) {
+    while (x->cache && fetch_busy(x->fetch)) (void)experts_reap(x, WAIT_NS);
+}
+
+void experts_close(struct experts **experts) {
+    struct experts *x = *experts;
+    if (!x) return;
+    *experts = NULL;
+    if (x->has_filler) {
+        pthread_mutex_lock(&x->mutex);
+        x->closing = true;
+        pthread_cond_broadcast(&x->changed);
+        pthread_mutex_unlock(&x->mutex);
+        pthread_join(x->filler, NULL);
+    }
+    drain(x);
+    for (uint32_t c = 0; c < x->n_classes && x->pool; c++) pages_free(x->pool[c], x->pool_bytes[c]);
+    cache_close(&x->cache);
+    pthread_mutex_destroy(&x->mutex);
+    pthread_cond_destroy(&x->changed);
+    free(x->slot_bytes);
+    free(x->layer_class);
+    free(x->layer_bytes);
+    free(x->first_slot);
+    free(x->pool);
+    free(x->pool_bytes);
+    free(x->slot_info);
+    free(x->needs);
+    free(x->expected);
+    free(x->ahead);
+    free(x->ahead_held);
+    free(x);
+}
+
+uint64_t experts_bytes(const struct experts *x) {
+    uint64_t bytes = 0;
+    for (uint32_t c = 0; c < x->n_classes; c++) bytes += x->pool_bytes[c];
+    return bytes;
+}
+
+/* ---- filling ------------------------------------------------------------------------------------------------------- */
+
+/* Keep the drive busy once. False: nothing left to bring and nothing in flight. */
+static bool fill_some(struct experts *x, uint64_t timeout_ns) {
+    while (experts_start_one_fill(x)) {}
+    if (fetch_busy(x->fetch) == 0) return false;
+    (void)experts_reap(x, timeout_ns);
+    return true;
+}
+
+enum err experts_fill(struct experts *x, bool (*on_load)(void *ctx, uint64_t done_bytes), void *ctx, struct reason *why) {
+    uint64_t reported = 0;
+    for (bool more = true; more;) {
+        more = fill_some(x, WAIT_NS);
+        if (x->fill_failures) {
+            drain(x);
+            x->fill_failures = 0;
+            return *why = x->fill_failure, ERR_IO;
+        }
+        const uint64_t now = clock_ns();
+        if (!on_load || (more && now - reported < REPORT_NS)) continue;
+        reported = now;
+        if (on_load(ctx, x->io.fill_bytes)) {
+            drain(x);
+            return fail(why, ERR_CANCELLED, "loading was cancelled");
+        }
+    }
+    return ERR_NONE;
+}
+
+static struct timespec after(uint64_t ns) {
+    const uint64_t at = clock_ns() + ns;
+    return (struct timespec){.tv_sec = (time_t)(at / 1000000000), .tv_nsec = (long)(at % 1000000000)};
+}
+
+/* Wait, with the mutex held, until nothing has run for a moment. False: closing. */
+static bool wait_for_idle(struct experts *x) {
+    for (;;) {
+        while (!x->closing && (x->in_run || x->wanted)) pthread_cond_wait(&x->changed, &x->mutex);
+        const struct timespec quiet = after(IDLE_NS);
+        int rc = 0;
+        while (!x->closing && !x->in_run && !x->wanted && rc != ETIMEDOUT) rc = pthread_cond_timedwait(&x->changed, &x->mutex, &quiet);
+        if (x->closing) return false;
+        if (!x->in_run && !x->wanted) return true;
+    }
+}
+
+static void *fill_in_background(void *ctx) {
+    struct experts *x = ctx;
+    pthread_mutex_lock(&x->mutex);
+    for (bool more = true; more && wait_for_idle(x);) {
+        x->filling = true;
+        while (more && !x->wanted && !x->closing) {
+            pthread_mutex_unlock(&x->mutex);
+            more = fill_some(x, WAIT_NS);
+            pthread_mutex_lock(&x->mutex);
+        }
+        x->filling = false;
+        pthread_cond_broadcast(&x->changed);
+    }
+    pthread_mutex_unlock(&x->mutex);
+    return NULL;
+}
+
+enum err experts_start_fill(struct experts *x, struct reason *why) {
+    const int rc = pthread_create(&x->filler, NULL, fill_in_background, x);
+    if (rc) return fail(why, ERR_NO_MEMORY, "the background thread could not start: %s", strerror(rc));
+    x->has_filler = true;
+    return ERR_NONE;
+}
+
+/* ---- hand-over ----------------------------------------------------------------------------------------------------- */
+
+enum err experts_enter(struct experts *x, struct reason *why) {
+    pthread_mutex_lock(&x->mutex);
+    x->wanted = true;
+    while (x->filling) pthread_cond_wait(&x->changed, &x->mutex); /* ends with the thread's next read */
+    x->wanted = false;
+    x->in_run = true;
+    pthread_mutex_unlock(&x->mutex);
+    const uint64_t now = clock_ns();
+    enum err e = ERR_NONE;
+    if (now >= x->next_file_check_ns) {
+        e = fetch_check_files(x->fetch, why);
+        x->next_file_check_ns = now + FILE_CHECK_NS;
+    }
+    if (e) {
+        x->next_file_check_ns = 0; /* the next run must see it too */
+        experts_leave(x, 0);
+    }
+    x->looking = x->look_ahead && x->rest_tokens == 0;
+    return e;
+}
+
+/* Looking ahead stays on while most of what it reads is used. On a drive that demand keeps busy it reads next to nothing,
+ * because its reads wait until the layer's own have ended. */
+static void judge_look_ahead(struct experts *x, uint32_t tokens) {
+    if (!x->look_ahead || x->passing) return;
+    if (x->rest_tokens) {
+        x->rest_tokens -= tokens < x->rest_tokens ? tokens : x->rest_tokens;
+        x->window_tokens = 0;
+        return;
+    }
+    if (x->window_tokens == 0) x->window_start = x->io;
+    x->window_tokens += tokens;
+    if (x->window_tokens < LOOK_WINDOW) return;
+    const uint64_t reads = x->io.ahead_reads - x->window_start.ahead_reads, used = x->io.ahead_used - x->window_start.ahead_used;
+    if (reads >= LOOK_WINDOW && 2 * used < reads) x->rest_tokens = LOOK_REST;
+    x->window_tokens = 0;
+}
+
+void experts_leave(struct experts *x, uint32_t tokens_done) {
+    cache_advance(x->cache, tokens_done); /* 0: the batch was given up */
+    if (tokens_done) {
+        x->io.tokens += tokens_done;
+        x->io.batches++;
+        judge_look_ahead(x, tokens_done);
+    }
+    pthread_mutex_lock(&x->mutex);
+    x->in_run = false;
+    pthread_cond_broadcast(&x->changed);
+    pthread_mutex_unlock(&x->mutex);
+}
+
+/* Briefly the owner, so that the numbers fit together. */
+void experts_count(struct experts *x, struct engine_io *out) {
+    struct fetch_counters read;
+    pthread_mutex_lock(&x->mutex);
+    x->wanted = true;
+    while (x->filling) pthread_cond_wait(&x->changed, &x->mutex);
+    x->wanted = false;
+    fetch_count(x->fetch, &read);
+    *out = x->io;
+    for (uint32_t slot = 0; slot < x->n_slots; slot++) out->resident += cache_is_ready(x->cache, (int32_t)slot);
+    out->busy_ns = read.busy_ns;
+    out->retries = read.retries;
+    out->look_ahead_on = x->look_ahead && x->rest_tokens == 0;
+    out->backend = fetch_backend(x->fetch);
+    pthread_cond_broadcast(&x->changed);
+    pthread_mutex_unlock(&x->mutex);
+}

@@ -1,0 +1,87 @@
+/* The inside of the expert store, for experts.c (a run's layers) and experts_fill.c (opening, background, hand-over). */
+#ifndef COLDSTREAM_EXPERTS_PRIVATE_H
+#define COLDSTREAM_EXPERTS_PRIVATE_H
+
+#include <pthread.h>
+
+#include "engine/experts.h"
+#include "placement/cache.h"
+
+enum {
+    PASSING_TOKENS = 4, /* a batch of more tokens is a prompt: its experts pass through, the decode set stays */
+    FILL_TRIES = 3      /* failed background reads before the background gives up */
+};
+#define WAIT_NS 20000000ull         /* between looks at should_stop() */
+#define PATIENCE_NS 90000000000ull  /* longer than fetch.c's own */
+
+enum read_kind { READ_DEMAND, READ_AHEAD, READ_FILL };
+enum need_state { NEED_MISSING, NEED_LOADING, NEED_READY, NEED_OUT /* being computed */, NEED_DONE };
+
+struct need {
+    uint32_t expert, tokens;
+    int32_t slot;
+    enum need_state state;
+    bool resident; /* was here when asked for */
+};
+
+struct slot_info {
+    enum read_kind kind;
+    bool untouched_ahead; /* read ahead and not needed yet */
+};
+
+struct experts {
+    const struct model *m;
+    struct fetch *fetch;
+    struct cache *cache;
+    struct log_sink log;
+
+    uint32_t n_classes, n_slots;
+    uint64_t *slot_bytes;         /* [n_classes] */
+    uint8_t *layer_class;         /* [n_layers] */
+    uint64_t *layer_bytes;        /* [n_layers] of one expert in the file */
+    uint32_t *first_slot;         /* [n_classes] */
+    void **pool;                  /* [n_classes] one mapping each */
+    uint64_t *pool_bytes;
+    struct slot_info *slot_info;  /* [n_slots] */
+
+    /* the layer at hand */
+    uint32_t layer;
+    bool passing;
+    struct need *needs; /* [n_experts] */
+    uint32_t n_needs;
+    enum err failed; /* a needed expert's read */
+    struct reason failure;
+
+    /* what is expected of the next one */
+    uint32_t ahead_layer;
+    uint8_t *expected;      /* [n_experts] 1: expected in ahead_layer */
+    uint32_t n_expected;
+    uint32_t *ahead;        /* [n_experts] those without a slot */
+    uint32_t n_ahead, next_ahead;
+    int32_t *ahead_held;    /* [n_experts] slots read ahead: kept until the layer begins */
+    uint32_t n_ahead_held;
+
+    /* is looking ahead worth it? */
+    bool look_ahead, looking;
+    uint32_t window_tokens, rest_tokens;
+    struct engine_io window_start;
+    uint64_t window_start_ns;
+
+    uint32_t fill_failures; /* of background reads */
+    struct reason fill_failure;
+    uint64_t next_file_check_ns;
+    struct engine_io io; /* counters */
+
+    pthread_t filler;
+    bool has_filler;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool in_run, wanted, filling, closing; /* who owns the store: a run, or the background thread while `filling` */
+};
+
+/* One more expert for a free slot, if there is anything left to bring; sent with the next fetch_send() or poll. */
+bool experts_start_one_fill(struct experts *x);
+/* Take note of reads that ended, waiting for one at most `timeout_ns`. */
+unsigned experts_reap(struct experts *x, uint64_t timeout_ns);
+
+#endif
