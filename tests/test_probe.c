@@ -136,6 +136,7 @@ static void a_stop_ends_it_anywhere(void **state) {
         struct countdown c = {.polls = polls};
         struct reason why = {""};
         const struct probe_options o = {.model_path = TINY,
+                                        .threads = 1 + (unsigned)steps % 2,
                                         .seconds = 0.02,
                                         .most_bytes = LITTLE,
                                         .should_stop = stop_at_zero,
