@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/cli.h"
+#include "cli/machine.h"
 #include "cli/plan_report.h"
 #include "engine/plan_model.h"
 
@@ -30,14 +30,13 @@ static void planned_close(struct planned *p) {
     free(p);
 }
 
-static enum err read_facts(const char *path, struct facts *out, struct reason *why) {
-    if (!path) return facts_read(out, why);
-    struct text file = {0};
-    struct reason inner = {{0}};
-    enum err code = cli_read_file(path, &file, why);
-    if (!code && (code = facts_parse((struct span){file.ptr, file.len}, out, &inner))) fail(why, code, "%s: %s", path, inner.text);
-    text_free(&file);
-    return code;
+/* Of the machine the file describes, or of this one with what a probe left in the cache. */
+static enum err read_facts(struct cli *c, struct planned *p, struct reason *why) {
+    const struct options *o = c->options;
+    if (o->machine) return machine_read(o->machine, &p->facts, why);
+    TRY(cli_load_facts(c, o->model, false, &p->facts, why));
+    p->request.drive = machine_drive_of(p->facts, o->model);
+    return ERR_NONE;
 }
 
 static enum err read_profile(struct planned *p, const char *path, struct reason *why) {
@@ -72,7 +71,6 @@ static enum err measure_process(struct cli *c, uint64_t *out, struct reason *why
 static enum err make_request(const struct options *o, struct planned *p, struct reason *why) {
     static const char *const isas[] = {NULL, "ref", "avx2", "avx512"};
     struct plan_request *r = &p->request;
-    plan_request_default(r);
     if (o->ram_budget >= 0) r->ram_budget = (uint64_t)o->ram_budget;
     if (o->vram_budget >= 0) r->vram_budget = (uint64_t)o->vram_budget;
     if (o->vram_reserve >= 0) r->vram_reserve = (uint64_t)o->vram_reserve;
@@ -96,7 +94,8 @@ static enum err make_request(const struct options *o, struct planned *p, struct 
 
 static enum err make_plan(struct cli *c, struct planned *p, struct reason *why) {
     const struct options *o = c->options;
-    TRY(read_facts(o->machine, p->facts, why));
+    plan_request_default(&p->request);
+    TRY(read_facts(c, p, why));
     TRY(read_profile(p, o->profile, why));
     TRY(make_request(o, p, why));
     TRY(model_open(o->model, true, &p->model, why));
@@ -111,8 +110,7 @@ int cmd_plan(struct cli *c) {
     struct reason why = {{0}};
     struct text out = {0};
     struct planned *p = calloc_checked(1, sizeof *p);
-    if (p) p->facts = calloc_checked(1, sizeof *p->facts);
-    enum err code = p && p->facts ? make_plan(c, p, &why) : fail(&why, ERR_NO_MEMORY, "no memory for a plan");
+    enum err code = p ? make_plan(c, p, &why) : fail(&why, ERR_NO_MEMORY, "no memory for a plan");
     if (!code) {
         const struct plan_report report = {&p->plan, p->facts, &p->request, p->model->name, p->model->weight_bytes, true};
         if (c->options->json) plan_report_json(&report, &out);
