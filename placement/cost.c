@@ -1,8 +1,8 @@
 /* What a placement costs in time: a token with the context empty and full, a prompt, the first token after a cold start.
  *
  * Pure arithmetic on a finished plan; never changes where anything lives. Formulas and their constants are those of the design
- * study (roofline of decode, hit rates, streaming's verdict); each is at the function that uses it. All predictions fall or stay
- * when a tier grows: a miss never counts as cheaper than a hit. */
+ * study (roofline of decode, hit rates, streaming's verdict); each is at the function that uses it. All predictions fall or
+ * stay when a tier grows: a miss never counts as cheaper than a hit. */
 #include "placement/cost.h"
 
 #include <math.h>
@@ -15,17 +15,18 @@ enum {
     MEETINGS_A_LAYER = 11 /* of the decode threads: layer_cpu.c */
 };
 
-/* Of a layer on the CPU beside its weights. Calibrated on one run of the 30B Q4_K_M shape on two cores that read 36 GB/s: 14.7 tok/s
- * of decode, 84.9 of a prompt of 512. */
-static const double cpu_layer_s = 150e-6;        /* decode: norms, router's choice, starts of stretches; one core's work */
-static const double cpu_tail_bytes = 3 * 0.22e6; /* decode: one thread reads on while the others wait: half a unit of q/k/v, o, router */
-static const double cpu_token_layer_s = 50e-6;   /* prompt: activations, shares, quantizing; thread-seconds a token */
-static const double attention_share = 0.5;       /* prompt: attention's multiply-adds, of F16 products' rate */
-static const double few_vectors = 5;             /* a product with n vectors runs at n / (n + 5) of its best rate (kernel bench) */
-static const double many_vectors = 128;          /* what batch rates are measured with */
-static const double submit_s = 38e-6;            /* of a compute thread, a missed expert (streaming, section 2) */
-static const double kv_read_share = 0.8;         /* of plain reads, attention over the cache */
-static const double vram_share = 0.9;            /* of plain reads, GPU kernels: 82 of 91 % of the data sheet (GPU study 2.1) */
+/* Of a layer on the CPU beside its weights. Calibrated on one run of the 30B Q4_K_M shape on two cores that read 36 GB/s: 14.7
+ * tok/s of decode, 84.9 of a prompt of 512. */
+static const double cpu_layer_s = 150e-6; /* decode: norms, router's choice, starts of stretches; one core's work */
+/* Decode: one thread reads on while the others wait, half a unit of q/k/v, of o and of the router. */
+static const double cpu_tail_bytes = 3 * 0.22e6;
+static const double cpu_token_layer_s = 50e-6; /* prompt: activations, shares, quantizing; thread-seconds a token */
+static const double attention_share = 0.5;     /* prompt: attention's multiply-adds, of F16 products' rate */
+static const double few_vectors = 5;     /* a product with n vectors runs at n / (n + 5) of its best rate (kernel bench) */
+static const double many_vectors = 128;  /* what batch rates are measured with */
+static const double submit_s = 38e-6;    /* of a compute thread, a missed expert (streaming, section 2) */
+static const double kv_read_share = 0.8; /* of plain reads, attention over the cache */
+static const double vram_share = 0.9;    /* of plain reads, GPU kernels: 82 of 91 % of the data sheet (GPU study 2.1) */
 static const double default_gpu_layer_s = 42e-6; /* 2 ms for 48 layers (roofline's calibration) */
 static const double default_hand_off_s = 9e-6;   /* GPU study 3.3 */
 
@@ -74,11 +75,11 @@ static void set_hit_rates(struct plan *p, const struct profile *profile) {
 /* ---- what the pieces cost ------------------------------------------------------------------------------------------- */
 
 struct layer_cost {
-    double dense_s;         /* on the CPU, one vector */
+    double dense_s; /* on the CPU, one vector */
     double dense_vram_bytes;
-    double dense_batch_s;   /* on the CPU, a vector of many */
-    double dense_floor_s;   /* on the CPU: reading the weights once */
-    double dense_gpu_macs;  /* a vector */
+    double dense_batch_s;                                                       /* on the CPU, a vector of many */
+    double dense_floor_s;                                                       /* on the CPU: reading the weights once */
+    double dense_gpu_macs;                                                      /* a vector */
     double expert_s, expert_batch_s, expert_floor_s, expert_macs, expert_bytes; /* of one */
 };
 
@@ -90,13 +91,13 @@ struct costing {
     struct plan *p;
     const char *isa;
     unsigned threads, threads_batch;
-    double ram, ram_batch;           /* bytes/s */
-    double vram, link;               /* bytes/s; GPU's share included */
+    double ram, ram_batch; /* bytes/s */
+    double vram, link;     /* bytes/s; GPU's share included */
     double gpu_layer_s, hand_off_s;
-    struct layer_cost *layers;       /* [n_layers] */
+    struct layer_cost *layers; /* [n_layers] */
     struct layer_cost head;
     double read_s[PLAN_MAX_CLASSES][MAX_EXACT_USED + 1]; /* of 0, 1, 2... experts together */
-    double dense_bytes;              /* of the file, embedding not counted */
+    double dense_bytes;                                  /* of the file, embedding not counted */
 };
 
 /* Seconds for `amount` at `rate`; endless when the rate was not measured, and so is the prediction then. */
@@ -140,9 +141,9 @@ static void set_rates(struct costing *c) {
 
 /* Reads of 0, 1, 2... experts of each slot class, sent together. More never end sooner, whatever the drive's table says. */
 static void set_reads(struct costing *c) {
-    for (uint32_t class = 0; class < c->p->n_classes; class++) {
-        const double bytes = (double)c->p->classes[class].slot_bytes, request = bytes / EXPERT_EXTENTS;
-        double *s = c->read_s[class];
+    for (uint32_t i = 0; i < c->p->n_classes; i++) {
+        const double bytes = (double)c->p->classes[i].slot_bytes, request = bytes / EXPERT_EXTENTS;
+        double *s = c->read_s[i];
         for (uint32_t n = 1; n <= MAX_EXACT_USED; n++) {
             const double depth = n * EXPERT_EXTENTS < MOST_IN_FLIGHT ? n * EXPERT_EXTENTS : MOST_IN_FLIGHT;
             s[n] = fmax(s[n - 1], over(n * bytes, cost_drive_rate(c->f, c->r->drive, request, depth)));
@@ -165,8 +166,10 @@ static bool costing_open(struct costing *c, const enum plan_tier *tensor_tier) {
     for (uint32_t i = 0; c->layers && i < c->m->n_tensors; i++) {
         const struct plan_tensor *t = &c->m->tensors[i];
         struct layer_cost *to = t->layer < c->m->n_layers ? &c->layers[t->layer] : &c->head;
-        if (t->role == PLAN_ROLE_EXPERTS) add_experts(c, t, to);
-        else if (t->role != PLAN_ROLE_EMBEDDING) add_dense(c, t, tensor_tier ? tensor_tier[i] : PLAN_RAM, to);
+        if (t->role == PLAN_ROLE_EXPERTS)
+            add_experts(c, t, to);
+        else if (t->role != PLAN_ROLE_EMBEDDING)
+            add_dense(c, t, tensor_tier ? tensor_tier[i] : PLAN_RAM, to);
     }
     return c->layers != NULL;
 }
@@ -188,15 +191,15 @@ void cost_saved_per_byte(const struct plan_model *m, const struct facts *f, cons
 
 static void use(struct plan_prediction *to, enum plan_resource r, double seconds) { to->busy_s[r] += seconds; }
 
-/* The CPU's share of a layer's experts: `n` of them, of which `reads` take `read_s` to arrive. Arrivals are computed while others
- * are read, so that after the last one a single expert is left (streaming, section 6). */
+/* The CPU's share of a layer's experts: `n` of them, of which `reads` take `read_s` to arrive. Arrivals are computed while
+ * others are read, so that after the last one a single expert is left (streaming, section 6). */
 static double cpu_experts_s(const struct costing *c, const struct layer_cost *k, double n, double reads, double reading_s) {
     const double compute = times(n, k->expert_s) + times(reads, submit_s / c->threads);
     return reads > 0 ? fmax(compute, reading_s + times(fmin(1, reads), k->expert_s)) : compute;
 }
 
-/* Time of a layer's experts when `ram` and `reads` of the n_used are not in VRAM. The GPU's hits run beside the CPU's misses; what
- * a miss takes off the GPU is not counted as a gain. */
+/* Time of a layer's experts when `ram` and `reads` of the n_used are not in VRAM. The GPU's hits run beside the CPU's misses;
+ * what a miss takes off the GPU is not counted as a gain. */
 static double experts_s(const struct costing *c, uint32_t layer, double ram, double reads, double reading_s) {
     const struct layer_cost *k = &c->layers[layer];
     const struct plan_layer *l = &c->p->layers[layer];
@@ -212,8 +215,7 @@ static double expected_experts_s(const struct costing *c, uint32_t layer) {
     const struct plan_layer *l = &c->p->layers[layer];
     const double miss = fmax(0, 1 - l->hit_vram - l->hit_ram);
     const uint32_t used = c->m->n_used;
-    if (used > MAX_EXACT_USED)
-        return experts_s(c, layer, l->hit_ram * used, miss * used, read_s(c, l->class, miss * used));
+    if (used > MAX_EXACT_USED) return experts_s(c, layer, l->hit_ram * used, miss * used, read_s(c, l->class, miss * used));
     double sum = 0, reads_ways = 1; /* C(used, reads) */
     for (uint32_t reads = 0; reads <= used; reads++) {
         double ways = reads_ways; /* times C(used - reads, ram) */
@@ -231,10 +233,12 @@ static double expected_experts_s(const struct costing *c, uint32_t layer) {
 static void count_experts(const struct costing *c, uint32_t layer, struct plan_prediction *to) {
     const struct plan_layer *l = &c->p->layers[layer];
     const struct layer_cost *k = &c->layers[layer];
-    const double used = c->m->n_used, miss = fmax(0, 1 - l->hit_vram - l->hit_ram), bytes = (double)c->p->classes[l->class].slot_bytes;
+    const double used = c->m->n_used, miss = fmax(0, 1 - l->hit_vram - l->hit_ram),
+                 bytes = (double)c->p->classes[l->class].slot_bytes;
     use(to, PLAN_RES_RAM, times((1 - l->hit_vram) * used, k->expert_s));
     use(to, PLAN_RES_CPU, miss * used * submit_s / c->threads);
-    use(to, PLAN_RES_DRIVE, over(miss * used * bytes, cost_drive_rate(c->f, c->r->drive, bytes / EXPERT_EXTENTS, MOST_IN_FLIGHT)));
+    use(to, PLAN_RES_DRIVE,
+        over(miss * used * bytes, cost_drive_rate(c->f, c->r->drive, bytes / EXPERT_EXTENTS, MOST_IN_FLIGHT)));
     if (!l->dense_on_gpu) return;
     use(to, PLAN_RES_VRAM, over(l->hit_vram * used * k->expert_bytes, c->vram));
     use(to, PLAN_RES_LINK, times(1 - pow(l->hit_vram, used), c->hand_off_s));
@@ -310,8 +314,8 @@ static void predict_first(const struct costing *c, struct plan_prediction *to) {
 
 /* Sums over the layers of one ubatch. */
 struct batch_cost {
-    double cpu_s, gpu_s;     /* in line */
-    double missing_s;        /* experts of GPU layers that are not in VRAM: beside the GPU */
+    double cpu_s, gpu_s; /* in line */
+    double missing_s;    /* experts of GPU layers that are not in VRAM: beside the GPU */
     double missing_link_s, missing_cpu_s;
     double drive_s;
 };
@@ -320,12 +324,16 @@ struct batch_cost {
 static double slowdown(double n) { return n > 0 ? (n + few_vectors) / n * many_vectors / (many_vectors + few_vectors) : 1; }
 
 /* Missing experts of a GPU layer cross PCIe to be computed there, or are computed on the CPU, whichever is faster. */
-static void add_missing(const struct costing *c, const struct layer_cost *k, double distinct, double pairs, struct batch_cost *sum) {
+static void add_missing(const struct costing *c, const struct layer_cost *k, double distinct, double pairs,
+                        struct batch_cost *sum) {
     const double link = over(distinct * k->expert_bytes, c->link);
-    const double cpu = fmax(times(pairs, k->expert_batch_s) * slowdown(pairs / fmax(distinct, 1e-9)), times(distinct, k->expert_floor_s));
+    const double cpu =
+        fmax(times(pairs, k->expert_batch_s) * slowdown(pairs / fmax(distinct, 1e-9)), times(distinct, k->expert_floor_s));
     sum->missing_s += fmin(link, cpu);
-    if (link <= cpu) sum->missing_link_s += link;
-    else sum->missing_cpu_s += cpu;
+    if (link <= cpu)
+        sum->missing_link_s += link;
+    else
+        sum->missing_cpu_s += cpu;
 }
 
 static void add_batch_layer(const struct costing *c, uint32_t layer, double n, struct batch_cost *sum) {
@@ -341,13 +349,14 @@ static void add_batch_layer(const struct costing *c, uint32_t layer, double n, s
         sum->gpu_s += c->gpu_layer_s + over(n * k->dense_gpu_macs + pairs * k->expert_macs, c->gpu->batch_macs_per_s);
         add_missing(c, k, distinct * outside, pairs * outside, sum);
     } else {
-        sum->cpu_s += fmax(times(pairs * outside, k->expert_batch_s) * slowdown(pairs / distinct), times(distinct * outside, k->expert_floor_s));
+        sum->cpu_s += fmax(times(pairs * outside, k->expert_batch_s) * slowdown(pairs / distinct),
+                           times(distinct * outside, k->expert_floor_s));
         sum->cpu_s += n * cpu_token_layer_s / c->threads_batch;
     }
 }
 
-/* Seconds of one ubatch of `n` tokens without attention. Reads run under the compute of the layers before (streaming, section 3);
- * the last expert's wait is small against a batch. */
+/* Seconds of one ubatch of `n` tokens without attention. Reads run under the compute of the layers before (streaming, section
+ * 3); the last expert's wait is small against a batch. */
 static double batch_s(const struct costing *c, double n, double repeat, struct plan_prediction *to) {
     struct batch_cost sum = {0};
     if (n <= 0 || repeat <= 0) return 0;
@@ -364,8 +373,10 @@ static double attention_s(const struct costing *c, double tokens, struct plan_pr
     const double macs = tokens * (tokens + 1) / 2 * 2 * (double)c->m->q_width;
     double cpu = 0, gpu = 0;
     for (uint32_t l = 0; l < c->m->n_layers; l++) {
-        if (c->p->layers[l].kv_on_gpu) gpu += over(macs, c->gpu->batch_macs_per_s);
-        else cpu += over(macs, attention_share * cost_batch_rate(c->f, TYPE_F16, c->isa, c->threads_batch));
+        if (c->p->layers[l].kv_on_gpu)
+            gpu += over(macs, c->gpu->batch_macs_per_s);
+        else
+            cpu += over(macs, attention_share * cost_batch_rate(c->f, TYPE_F16, c->isa, c->threads_batch));
     }
     use(to, PLAN_RES_CPU, cpu);
     use(to, PLAN_RES_GPU, gpu);
@@ -375,7 +386,8 @@ static double attention_s(const struct costing *c, double tokens, struct plan_pr
 static void predict_prefill(const struct costing *c, struct plan_prediction *to) {
     const double tokens = c->p->prompt_tokens, ubatch = c->m->ubatch ? c->m->ubatch : 512;
     const double whole = floor(tokens / ubatch);
-    const double seconds = batch_s(c, ubatch, whole, to) + batch_s(c, tokens - whole * ubatch, 1, to) + attention_s(c, tokens, to) + head_s(c, to);
+    const double seconds =
+        batch_s(c, ubatch, whole, to) + batch_s(c, tokens - whole * ubatch, 1, to) + attention_s(c, tokens, to) + head_s(c, to);
     conclude(to, seconds, tokens);
 }
 

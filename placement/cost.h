@@ -15,8 +15,8 @@ double cost_batch_rate(const struct facts *f, enum tensor_type type, const char 
 /* Random reads of `request_bytes` with `depth` in flight, bytes/s. */
 double cost_drive_rate(const struct facts *f, uint32_t drive, double request_bytes, double depth);
 
-/* out[layer]: seconds a byte of the layer's experts saves each time it is read from VRAM instead of RAM (from RAM instead of the
- * drive when `gpu` is NULL); 1 where a rate is missing. */
+/* out[layer]: seconds a byte of the layer's experts saves each time it is read from VRAM instead of RAM (from RAM instead of
+ * the drive when `gpu` is NULL); 1 where a rate is missing. */
 void cost_saved_per_byte(const struct plan_model *m, const struct facts *f, const struct plan_request *r,
                          const struct facts_gpu *gpu, double *out);
 

@@ -32,19 +32,21 @@ static const uint64_t gain_bytes = 2048 * MIB;
 static const struct {
     const char *name;
     uint64_t block_bytes, block_elements;
-} kv_types[PLAN_KV_TYPES] = {
-    [PLAN_KV_F16] = {"f16", 2, 1}, [PLAN_KV_Q8_0] = {"q8_0", 34, 32}, [PLAN_KV_Q4_0] = {"q4_0", 18, 32}, [PLAN_KV_F32] = {"f32", 4, 1}};
+} kv_types[PLAN_KV_TYPES] = {[PLAN_KV_F16] = {"f16", 2, 1},
+                             [PLAN_KV_Q8_0] = {"q8_0", 34, 32},
+                             [PLAN_KV_Q4_0] = {"q4_0", 18, 32},
+                             [PLAN_KV_F32] = {"f32", 4, 1}};
 
 static const char *const resource_names[PLAN_RESOURCES] = {
-    [PLAN_RES_RAM] = "RAM bandwidth",   [PLAN_RES_CPU] = "CPU",  [PLAN_RES_DRIVE] = "drive",
-    [PLAN_RES_VRAM] = "VRAM bandwidth", [PLAN_RES_GPU] = "GPU",  [PLAN_RES_LINK] = "PCIe"};
+    [PLAN_RES_RAM] = "RAM bandwidth",   [PLAN_RES_CPU] = "CPU", [PLAN_RES_DRIVE] = "drive",
+    [PLAN_RES_VRAM] = "VRAM bandwidth", [PLAN_RES_GPU] = "GPU", [PLAN_RES_LINK] = "PCIe"};
 
 const char *plan_kv_name(enum plan_kv type) { return kv_types[type].name; }
 const char *plan_resource_name(enum plan_resource r) { return resource_names[r]; }
 
 void plan_request_default(struct plan_request *out) {
-    *out = (struct plan_request){.ram_budget = PLAN_AUTO, .vram_budget = PLAN_AUTO, .vram_reserve = PLAN_AUTO,
-                                 .gpu_layers = PLAN_ALL_LAYERS};
+    *out = (struct plan_request){
+        .ram_budget = PLAN_AUTO, .vram_budget = PLAN_AUTO, .vram_reserve = PLAN_AUTO, .gpu_layers = PLAN_ALL_LAYERS};
 }
 
 uint64_t plan_tier_bytes(const struct plan *p, enum plan_tier tier) {
@@ -63,7 +65,8 @@ void plan_close(struct plan *p) {
 
 static enum err check_model(const struct plan_model *m, struct reason *why) {
     if (m->n_layers == 0 || m->n_experts == 0 || m->n_used == 0 || m->n_used > m->n_experts || !m->tensors)
-        return fail(why, ERR_ARGUMENT, "a plan needs layers and experts: %u layers, %u experts, %u used", m->n_layers, m->n_experts, m->n_used);
+        return fail(why, ERR_ARGUMENT, "a plan needs layers and experts: %u layers, %u experts, %u used", m->n_layers,
+                    m->n_experts, m->n_used);
     if ((uint64_t)m->n_layers * m->n_experts > MAX_EXPERT_IDS)
         return fail(why, ERR_LIMIT, "%u layers of %u experts are too many to plan", m->n_layers, m->n_experts);
     for (uint32_t i = 0; i < m->n_tensors; i++) {
@@ -74,13 +77,14 @@ static enum err check_model(const struct plan_model *m, struct reason *why) {
     return ERR_NONE;
 }
 
-static enum err check_request(const struct plan_model *m, const struct facts *f, const struct plan_request *r, struct reason *why) {
+static enum err check_request(const struct plan_model *m, const struct facts *f, const struct plan_request *r,
+                              struct reason *why) {
     if (r->use_gpu && r->gpu >= f->n_gpus) return fail(why, ERR_ARGUMENT, "GPU %u: the machine has %u", r->gpu, f->n_gpus);
     if (r->n_rules > PLAN_MAX_RULES) return fail(why, ERR_ARGUMENT, "-ot: at most %d rules", PLAN_MAX_RULES);
     const struct profile *p = r->profile;
     if (p && (p->n_layers != m->n_layers || p->n_experts != m->n_experts))
-        return fail(why, ERR_ARGUMENT, "the profile counts %u layers of %u experts, the model has %u of %u", p->n_layers, p->n_experts,
-                    m->n_layers, m->n_experts);
+        return fail(why, ERR_ARGUMENT, "the profile counts %u layers of %u experts, the model has %u of %u", p->n_layers,
+                    p->n_experts, m->n_layers, m->n_experts);
     return ERR_NONE;
 }
 
@@ -98,10 +102,12 @@ static uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) { return valu
 static enum err resolve_ram(const struct facts *f, const struct plan_request *r, uint64_t *out, struct reason *why) {
     const uint64_t available = f->memory_available_bytes ? f->memory_available_bytes : f->memory_total_bytes;
     uint64_t all;
-    if (available == 0) return fail(why, ERR_ARGUMENT, "the machine's memory is not known: give --ram-budget and a facts file with it");
+    if (available == 0)
+        return fail(why, ERR_ARGUMENT, "the machine's memory is not known: give --ram-budget and a facts file with it");
     if (!size_add(available, r->process_bytes, &all)) return fail(why, ERR_LIMIT, "the machine's memory overflows");
     *out = r->ram_budget < all ? r->ram_budget : all;
-    if (r->ram_budget == PLAN_AUTO) *out = all - clamp(available / 16, available < 512 * MIB ? available / 4 : 128 * MIB, 2048 * MIB);
+    if (r->ram_budget == PLAN_AUTO)
+        *out = all - clamp(available / 16, available < 512 * MIB ? available / 4 : 128 * MIB, 2048 * MIB);
     return ERR_NONE;
 }
 
@@ -114,7 +120,8 @@ static void resolve_vram(const struct facts *f, const struct plan_request *r, st
     const uint64_t has = gpu->vram_free_bytes ? gpu->vram_free_bytes : gpu->vram_bytes;
     const uint64_t held = gpu->vram_bytes > has ? gpu->vram_bytes - has : 0;
     const uint64_t reserve = r->vram_reserve != PLAN_AUTO ? r->vram_reserve
-                             : clamp(held < others_vram_bytes ? others_vram_bytes - held : 0, least_vram_reserve, others_vram_bytes);
+                                                          : clamp(held < others_vram_bytes ? others_vram_bytes - held : 0,
+                                                                  least_vram_reserve, others_vram_bytes);
     const uint64_t most = has > reserve ? has - reserve : 0;
     b->gpu = gpu;
     b->vram = b->vram_is_auto ? most : r->vram_budget < has ? r->vram_budget : has;
@@ -147,7 +154,8 @@ static void count_weights(struct planning *g, struct total need[PLAN_TIERS][PLAN
         const struct plan_tensor *t = &g->m->tensors[i];
         if (t->role == PLAN_ROLE_EXPERTS) continue;
         const enum plan_tier tier = g->tensor_tier[i];
-        total_add(&need[tier][t->role == PLAN_ROLE_EMBEDDING ? PLAN_EMBEDDING : PLAN_DENSE], tier == PLAN_VRAM ? t->bytes : t->room_bytes);
+        total_add(&need[tier][t->role == PLAN_ROLE_EMBEDDING ? PLAN_EMBEDDING : PLAN_DENSE],
+                  tier == PLAN_VRAM ? t->bytes : t->room_bytes);
     }
 }
 
@@ -179,27 +187,33 @@ static enum err count_fixed(struct planning *g, struct reason *why) {
 
 static unsigned long long mib_up(uint64_t bytes) { return (unsigned long long)(bytes / MIB + (bytes % MIB != 0)); }
 
-/* The context that would fit, as a hint; nothing when no context would. */
+/* What would make it fit: a shorter context where that is enough. */
 static void advise(const struct planning *g, enum plan_tier tier, uint64_t missing, char *out, size_t size) {
     const struct plan *p = g->p;
     const uint64_t kv = p->bytes[tier][PLAN_KV], tokens = p->context_tokens ? p->context_tokens : 1;
     const uint64_t a_token = kv / tokens + (kv % tokens != 0);
-    if (a_token == 0 || kv <= missing || (kv - missing) / a_token == 0) snprintf(out, size, "%s", tier == PLAN_VRAM ? "-nkvo or a smaller -ngl would take less" : "a smaller -ub would take less");
-    else snprintf(out, size, "-c %llu would fit%s", (unsigned long long)((kv - missing) / a_token),
-                  tier == PLAN_VRAM ? "; so may -ctk q8_0 -ctv q8_0, -nkvo or a smaller -ngl" : "");
+    if (a_token == 0 || kv <= missing || (kv - missing) / a_token == 0)
+        snprintf(out, size, "%s",
+                 tier == PLAN_VRAM ? "-nkvo or a smaller -ngl would take less" : "a smaller -ub would take less");
+    else
+        snprintf(out, size, "-c %llu would fit%s", (unsigned long long)((kv - missing) / a_token),
+                 tier == PLAN_VRAM ? "; so may -ctk q8_0 -ctv q8_0, -nkvo or a smaller -ngl" : "");
 }
 
-static enum err refuse(const struct planning *g, enum plan_tier tier, uint64_t need, uint64_t budget, uint64_t experts, struct reason *why) {
+static enum err refuse(const struct planning *g, enum plan_tier tier, uint64_t need, uint64_t budget, uint64_t experts,
+                       struct reason *why) {
     const uint64_t *b = g->p->bytes[tier];
     char advice[120];
     advise(g, tier, need - budget, advice, sizeof advice);
-    const bool is_auto = (tier == PLAN_VRAM ? g->r->vram_budget : g->r->ram_budget) == PLAN_AUTO;
-    return fail(why, ERR_LIMIT,
-                "%s: %llu MiB are missing. The least is %llu MiB (dense %llu, embedding %llu, KV cache of %llu tokens %llu, scratch "
-                "%llu, overhead %llu, experts %llu) and %llu MiB %s; %s",
-                tier == PLAN_VRAM ? "--vram-budget" : "--ram-budget", mib_up(need - budget), mib_up(need), mib_up(b[PLAN_DENSE]),
-                mib_up(b[PLAN_EMBEDDING]), (unsigned long long)g->p->context_tokens, mib_up(b[PLAN_KV]), mib_up(b[PLAN_SCRATCH]),
-                mib_up(b[PLAN_OVERHEAD]), mib_up(experts), (unsigned long long)(budget / MIB), is_auto ? "are free" : "are allowed", advice);
+    const bool is_flag = (tier == PLAN_VRAM ? g->r->vram_budget : g->r->ram_budget) == budget; /* else the machine's limit */
+    return fail(
+        why, ERR_LIMIT,
+        "%s: %llu MiB are missing. The least is %llu MiB (dense %llu, embedding %llu, KV cache of %llu tokens %llu, scratch "
+        "%llu, overhead %llu, experts %llu) and %llu MiB %s; %s",
+        tier == PLAN_VRAM ? "--vram-budget" : "--ram-budget", mib_up(need - budget), mib_up(need), mib_up(b[PLAN_DENSE]),
+        mib_up(b[PLAN_EMBEDDING]), (unsigned long long)g->p->context_tokens, mib_up(b[PLAN_KV]), mib_up(b[PLAN_SCRATCH]),
+        mib_up(b[PLAN_OVERHEAD]), mib_up(experts), (unsigned long long)(budget / MIB), is_flag ? "are allowed" : "are free",
+        advice);
 }
 
 /* ---- placing -------------------------------------------------------------------------------------------------------- */
@@ -209,8 +223,10 @@ static void expert_demand(const struct planning *g, struct total *must, struct t
     for (uint32_t l = 0; l < g->p->n_layers; l++) {
         const struct plan_layer *layer = &g->p->layers[l];
         const uint64_t slot = g->p->classes[layer->class].vram_slot_bytes;
-        if (layer->may_vram) total_add_product(may, slot, g->p->n_experts);
-        else may->overflow = true; /* something stays outside */
+        if (layer->may_vram)
+            total_add_product(may, slot, g->p->n_experts);
+        else
+            may->overflow = true; /* something stays outside */
         if (g->must_vram[l]) total_add_product(must, slot, g->p->n_experts);
     }
 }
@@ -255,7 +271,8 @@ static enum err place_ram(struct planning *g, uint64_t budget, struct reason *wh
 static enum err place_rest(struct planning *g, struct reason *why) {
     struct plan *p = g->p;
     struct total away = {0};
-    for (uint32_t l = 0; l < p->n_layers; l++) total_add_product(&away, p->layers[l].expert_bytes, p->layers[l].experts[PLAN_NVME]);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        total_add_product(&away, p->layers[l].expert_bytes, p->layers[l].experts[PLAN_NVME]);
     p->bytes[PLAN_NVME][PLAN_EXPERTS] = away.bytes;
     p->all_resident = p->experts[PLAN_NVME] == 0;
     return away.overflow ? fail(why, ERR_LIMIT, "the size of the experts overflows") : ERR_NONE;
@@ -267,8 +284,9 @@ static enum err start(struct planning *g, struct reason *why) {
     const uint64_t experts = (uint64_t)m->n_layers * m->n_experts;
     p->n_layers = m->n_layers, p->n_experts = m->n_experts, p->n_used = m->n_used;
     p->prompt_tokens = g->r->prompt_tokens ? g->r->prompt_tokens : 512;
-    p->context_tokens = g->r->context_tokens ? g->r->context_tokens
-                        : m->context_length < DEFAULT_CONTEXT_LIMIT ? m->context_length : DEFAULT_CONTEXT_LIMIT;
+    p->context_tokens = g->r->context_tokens                        ? g->r->context_tokens
+                        : m->context_length < DEFAULT_CONTEXT_LIMIT ? m->context_length
+                                                                    : DEFAULT_CONTEXT_LIMIT;
     p->layers = calloc_checked(m->n_layers, sizeof *p->layers);
     p->expert_tier = calloc_checked(experts, 1);
     g->tensor_tier = calloc_checked(m->n_tensors ? m->n_tensors : 1, sizeof *g->tensor_tier);
@@ -339,7 +357,9 @@ enum err plan_open(const struct plan_model *m, const struct facts *f, const stru
         e = place(m, f, r, &b, out, &too_small, &again);
         if (e == ERR_ARGUMENT) return ERR_LIMIT; /* a rule wants the GPU: the first reason stands */
         if (e && why) *why = again;
-        if (!e) out->gpu_note = "too little VRAM for the dense part and the context; a smaller -c, -ctk q8_0 -ctv q8_0 or -nkvo may help";
+        if (!e)
+            out->gpu_note =
+                "too little VRAM for the dense part and the context; a smaller -c, -ctk q8_0 -ctv q8_0 or -nkvo may help";
     }
     TRY(e);
     find_gain(m, f, r, b, PLAN_RAM, out);

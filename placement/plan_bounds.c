@@ -75,7 +75,8 @@ static enum err match_rule(const struct planning *g, uint32_t rule, uint32_t *fi
     const struct plan_rule *r = &g->r->rules[rule];
     char posix[4 * PLAN_MAX_PATTERN], text[100];
     regex_t compiled;
-    if (!to_posix(r->pattern, posix, sizeof posix)) return fail(why, ERR_ARGUMENT, "-ot %s: the pattern is too long", r->pattern);
+    if (!to_posix(r->pattern, posix, sizeof posix))
+        return fail(why, ERR_ARGUMENT, "-ot %s: the pattern is too long", r->pattern);
     const int code = regcomp(&compiled, posix, REG_EXTENDED | REG_NOSUB);
     if (code) {
         regerror(code, &compiled, text, sizeof text);
@@ -84,7 +85,8 @@ static enum err match_rule(const struct planning *g, uint32_t rule, uint32_t *fi
     uint32_t matched = 0;
     for (uint32_t i = 0; i < g->m->n_tensors; i++) {
         char name[256];
-        snprintf(name, sizeof name, "%.*s", (int)g->m->tensors[i].name.len, g->m->tensors[i].name.ptr ? g->m->tensors[i].name.ptr : "");
+        snprintf(name, sizeof name, "%.*s", (int)g->m->tensors[i].name.len,
+                 g->m->tensors[i].name.ptr ? g->m->tensors[i].name.ptr : "");
         if (regexec(&compiled, name, 0, NULL, 0) != 0) continue;
         matched++;
         if (first[i] != NO_RULE) continue;
@@ -112,7 +114,9 @@ static enum err bound_experts(const struct planning *g, const struct plan_tensor
     if (t->layer >= g->m->n_layers) return ERR_NONE;
     struct plan_layer *layer = &g->p->layers[t->layer];
     if (tier == PLAN_VRAM) {
-        if (!g->gpu) return fail(why, ERR_ARGUMENT, "-ot ...=CUDA0 wants '%.*s' in VRAM, but no GPU is used", (int)t->name.len, t->name.ptr);
+        if (!g->gpu)
+            return fail(why, ERR_ARGUMENT, "-ot ...=CUDA0 wants '%.*s' in VRAM, but no GPU is used", (int)t->name.len,
+                        t->name.ptr);
         g->must_vram[t->layer] = true;
     } else if (tier == PLAN_NVME) {
         layer->may_ram = false;
@@ -123,7 +127,8 @@ static enum err bound_experts(const struct planning *g, const struct plan_tensor
 static enum err bound_dense(const struct planning *g, uint32_t i, enum plan_tier tier, struct reason *why) {
     const struct plan_tensor *t = &g->m->tensors[i];
     if (tier == PLAN_NVME)
-        return fail(why, ERR_ARGUMENT, "-ot ...=NVME matches '%.*s': only experts can stay on the drive", (int)t->name.len, t->name.ptr);
+        return fail(why, ERR_ARGUMENT, "-ot ...=NVME matches '%.*s': only experts can stay on the drive", (int)t->name.len,
+                    t->name.ptr);
     if (tier == PLAN_VRAM && !g->gpu)
         return fail(why, ERR_ARGUMENT, "-ot ...=CUDA0 wants '%.*s' in VRAM, but no GPU is used", (int)t->name.len, t->name.ptr);
     if (t->role != PLAN_ROLE_EMBEDDING) g->tensor_tier[i] = tier; /* one row a token is read: not worth VRAM */
@@ -147,8 +152,10 @@ static enum err apply_rules(const struct planning *g, uint32_t *first, struct re
     for (uint32_t i = 0; i < g->m->n_tensors; i++) {
         if (first[i] == NO_RULE) continue;
         const enum plan_tier tier = g->r->rules[first[i]].tier;
-        if (g->m->tensors[i].role == PLAN_ROLE_EXPERTS) TRY(bound_experts(g, &g->m->tensors[i], tier, why));
-        else TRY(bound_dense(g, i, tier, why));
+        if (g->m->tensors[i].role == PLAN_ROLE_EXPERTS)
+            TRY(bound_experts(g, &g->m->tensors[i], tier, why));
+        else
+            TRY(bound_dense(g, i, tier, why));
     }
     settle_experts(g, first);
     return ERR_NONE;

@@ -84,7 +84,7 @@ static void rank_layer(const struct planning *g, uint32_t layer, const float *us
     for (uint32_t i = 0; i < n; i++) {
         ranks[i].tie = (uint64_t)i * m->n_layers + layer;
         ranks[i].worth *= saved;
-        if (i < m->n_used) ranks[i].worth = 1e30;    /* the floor: a layer below it reads on every token */
+        if (i < m->n_used) ranks[i].worth = 1e30; /* the floor: a layer below it reads on every token */
         if (g->must_vram[layer]) ranks[i].worth = 1e31;
     }
 }
@@ -174,8 +174,8 @@ static uint32_t neediest(const struct plan *p, const struct demand *d) {
     for (uint32_t c = 0; c < p->n_classes; c++) {
         if (p->classes[c].slots >= d[c].most) continue;
         /* (covered + slots) / experts, compared by cross multiplication: counts < 2^32 */
-        if (best == p->n_classes || (d[c].covered + p->classes[c].slots) * d[best].experts <
-                                        (d[best].covered + p->classes[best].slots) * d[c].experts)
+        if (best == p->n_classes ||
+            (d[c].covered + p->classes[c].slots) * d[best].experts < (d[best].covered + p->classes[best].slots) * d[c].experts)
             best = c;
     }
     return best;
@@ -189,7 +189,8 @@ static void put_in_ram(struct planning *g) {
     for (size_t i = 0; i < n; i++) {
         const uint32_t id = g->order[i];
         const struct plan_layer *layer = &p->layers[id / p->n_experts];
-        if (p->expert_tier[id] != PLAN_NVME || !layer->may_ram || used[layer->class] >= p->classes[layer->class].slots) continue;
+        if (p->expert_tier[id] != PLAN_NVME || !layer->may_ram || used[layer->class] >= p->classes[layer->class].slots)
+            continue;
         used[layer->class]++;
         put(p, id, PLAN_RAM);
     }
@@ -210,7 +211,8 @@ bool plan_fill_ram(struct planning *g, uint64_t room, uint64_t *least) {
     if (need.overflow || need.bytes > room) return false;
     for (;;) {
         const uint32_t c = neediest(p, demand);
-        if (c == p->n_classes || p->classes[c].slot_bytes > room - need.bytes || (g->r->max_slots && slots >= g->r->max_slots)) break;
+        if (c == p->n_classes || p->classes[c].slot_bytes > room - need.bytes || (g->r->max_slots && slots >= g->r->max_slots))
+            break;
         need.bytes += p->classes[c].slot_bytes;
         p->classes[c].slots++;
         slots++;

@@ -9,10 +9,10 @@ struct planning {
     const struct facts *f;
     const struct plan_request *r;
     struct plan *p;
-    const struct facts_gpu *gpu;     /* NULL: none is used */
-    enum plan_tier *tensor_tier;     /* [n_tensors] of dense tensors */
-    bool *must_vram;                 /* [n_layers] a rule put the layer's experts there */
-    uint32_t *order;                 /* [n_layers * n_experts] expert ids (layer * n_experts + expert), most worth a slot first */
+    const struct facts_gpu *gpu; /* NULL: none is used */
+    enum plan_tier *tensor_tier; /* [n_tensors] of dense tensors */
+    bool *must_vram;             /* [n_layers] a rule put the layer's experts there */
+    uint32_t *order;             /* [n_layers * n_experts] expert ids (layer * n_experts + expert), most worth a slot first */
 };
 
 /* Budget arithmetic on numbers from files: sticky overflow. */

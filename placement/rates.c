@@ -35,7 +35,8 @@ double cost_ram_rate(const struct facts *f, unsigned threads) {
     return n.above > 0 ? n.above * threads / n.above_at : 0;
 }
 
-static struct neighbours kernel_neighbours(const struct facts *f, enum tensor_type type, const char *isa, unsigned threads, bool batch) {
+static struct neighbours kernel_neighbours(const struct facts *f, enum tensor_type type, const char *isa, unsigned threads,
+                                           bool batch) {
     struct neighbours n = {0};
     const char *name = tensor_type_info(type)->name;
     for (unsigned i = 0; i < f->n_kernels; i++) {
@@ -50,9 +51,12 @@ double cost_decode_rate(const struct facts *f, enum tensor_type type, const char
     const struct neighbours n = kernel_neighbours(f, type, isa, threads, false);
     const double ram = cost_ram_rate(f, threads);
     double rate = unmeasured_kernel_share * ram;
-    if (n.below > 0 && n.above > 0) rate = between(&n, threads);
-    else if (n.below > 0) rate = n.below * threads / n.below_at;
-    else if (n.above > 0) rate = n.above * (ram > 0 ? ram / cost_ram_rate(f, n.above_at) : (double)threads / n.above_at);
+    if (n.below > 0 && n.above > 0)
+        rate = between(&n, threads);
+    else if (n.below > 0)
+        rate = n.below * threads / n.below_at;
+    else if (n.above > 0)
+        rate = n.above * (ram > 0 ? ram / cost_ram_rate(f, n.above_at) : (double)threads / n.above_at);
     return ram > 0 && rate > ram ? ram : rate;
 }
 

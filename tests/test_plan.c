@@ -86,9 +86,9 @@ static int teardown(void **state) {
 
 /* ---- what holds of any plan --------------------------------------------------------------------------------------------- */
 
-#define CHECK(condition, ...)                                  \
-    do {                                                       \
-        if (!(condition)) fail_test("%s: " #condition, label); \
+#define CHECK(condition, ...)                                                                                                  \
+    do {                                                                                                                       \
+        if (!(condition)) fail_test("%s: " #condition, label);                                                                 \
     } while (0)
 
 static void check_experts(const char *label, const struct plan_model *m, const struct plan *p) {
@@ -106,7 +106,8 @@ static void check_experts(const char *label, const struct plan_model *m, const s
         }
         CHECK(p->layers[l].may_vram || count[PLAN_VRAM] == 0);
         CHECK(p->layers[l].may_ram || count[PLAN_RAM] == 0);
-        CHECK(p->layers[l].hit_vram >= 0 && p->layers[l].hit_ram >= 0 && p->layers[l].hit_vram + p->layers[l].hit_ram <= 1 + 1e-9);
+        CHECK(p->layers[l].hit_vram >= 0 && p->layers[l].hit_ram >= 0 &&
+              p->layers[l].hit_vram + p->layers[l].hit_ram <= 1 + 1e-9);
         CHECK(count[PLAN_NVME] > 0 || p->layers[l].hit_vram + p->layers[l].hit_ram > 1 - 1e-9);
     }
     for (int t = 0; t < PLAN_TIERS; t++) CHECK(total[t] == p->experts[t]);
@@ -120,7 +121,8 @@ static void check_classes(const char *label, const struct plan_model *m, const s
         const struct plan_tensor *t = &m->tensors[i];
         uint64_t room = 0, bytes = 0;
         for (uint32_t k = 0; t->role == PLAN_ROLE_EXPERTS && k < m->n_tensors && k < i + 3; k++)
-            if (m->tensors[k].role == PLAN_ROLE_EXPERTS && m->tensors[k].layer == t->layer) room += m->tensors[k].room_bytes, bytes += m->tensors[k].bytes;
+            if (m->tensors[k].role == PLAN_ROLE_EXPERTS && m->tensors[k].layer == t->layer)
+                room += m->tensors[k].room_bytes, bytes += m->tensors[k].bytes;
         if (t->role != PLAN_ROLE_EXPERTS) continue;
         CHECK(p->layers[t->layer].class < p->n_classes);
         CHECK(room <= p->classes[p->layers[t->layer].class].slot_bytes);
@@ -183,7 +185,8 @@ static void check_plan(const char *label, const struct plan_model *m, const stru
     }
     for (int t = 0; t < 2; t++) {
         const struct plan_gain *gain = t ? &p->more_vram : &p->more_ram;
-        if (gain->decode_tokens_per_s > 0 && p->decode.known) CHECK(gain->decode_tokens_per_s >= p->decode.tokens_per_s * (1 - 1e-9));
+        if (gain->decode_tokens_per_s > 0 && p->decode.known)
+            CHECK(gain->decode_tokens_per_s >= p->decode.tokens_per_s * (1 - 1e-9));
     }
 }
 
@@ -385,10 +388,11 @@ static void advised_contexts_fit(void **state) {
     assert_int_equal(plan_open(&big.model, machines[n_machine_files], &r, &p, &why), ERR_LIMIT);
 }
 
-/* ---- bounds --------------------------------------------------------------------------------------------------------------- */
+/* ---- bounds ---------------------------------------------------------------------------------------------------------------
+ */
 
-static enum err open_with(const char *rules, const struct facts *f, struct plan_request *r, struct plan_rule *store, struct plan *p,
-                          struct reason *why) {
+static enum err open_with(const char *rules, const struct facts *f, struct plan_request *r, struct plan_rule *store,
+                          struct plan *p, struct reason *why) {
     r->rules = store;
     r->n_rules = 0;
     const enum err code = plan_parse_rules(rules, store, &r->n_rules, PLAN_MAX_RULES, why);
@@ -405,7 +409,9 @@ static void rules_are_followed(void **state) {
     plan_request_default(&r);
     r.use_gpu = true;
     r.context_tokens = 4096;
-    assert_int_equal(open_with("blk\\.(?:[0-4])\\.ffn_.*_exps=NVME,blk\\.\\d{2}\\.ffn_up_exps=CPU,attn_q=CPU", f, &r, rules, &p, &why), ERR_NONE);
+    assert_int_equal(
+        open_with("blk\\.(?:[0-4])\\.ffn_.*_exps=NVME,blk\\.\\d{2}\\.ffn_up_exps=CPU,attn_q=CPU", f, &r, rules, &p, &why),
+        ERR_NONE);
     assert_int_equal(r.n_rules, 3);
     assert_int_equal(p.rule_matches[0], 15);
     assert_int_equal(p.rule_matches[1], 38); /* one matrix takes the whole expert along */
@@ -433,16 +439,17 @@ static void bad_rules_are_named(void **state) {
     (void)state;
     static const struct {
         const char *rules, *says;
-    } cases[] = {{"exps", "REGEX=BUFFER"},      {"=CPU", "REGEX=BUFFER"},         {"exps=", "REGEX=BUFFER"},    {"exps=DISK", "CUDA0"},
-                 {"(exps=CPU", "(exps"},        {"nothing_like_it=CPU", "no tensor"}, {"attn=NVME", "only experts"}, {"exps=CUDA0", "no GPU"},
-                 {"attn_k=CUDA0", "no GPU"}};
+    } cases[] = {{"exps", "REGEX=BUFFER"},      {"=CPU", "REGEX=BUFFER"}, {"exps=", "REGEX=BUFFER"},
+                 {"exps=DISK", "CUDA0"},        {"(exps=CPU", "(exps"},   {"nothing_like_it=CPU", "no tensor"},
+                 {"attn=NVME", "only experts"}, {"exps=CUDA0", "no GPU"}, {"attn_k=CUDA0", "no GPU"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct plan_rule rules[PLAN_MAX_RULES];
         struct plan_request r;
         struct plan p;
         struct reason why = {{0}};
         plan_request_default(&r);
-        if (open_with(cases[i].rules, machines[n_machine_files], &r, rules, &p, &why) != ERR_ARGUMENT || !strstr(why.text, cases[i].says))
+        if (open_with(cases[i].rules, machines[n_machine_files], &r, rules, &p, &why) != ERR_ARGUMENT ||
+            !strstr(why.text, cases[i].says))
             fail_test("-ot %s: %s", cases[i].rules, why.text);
     }
     struct plan_rule rules[2];
@@ -547,7 +554,8 @@ static void many_sizes_share_classes(void **state) {
     (void)state;
     struct plan_case c = plan_case_small(40, 6, 2);
     for (uint32_t i = 0; i < c.model.n_tensors; i++)
-        if (c.model.tensors[i].role == PLAN_ROLE_EXPERTS) c.model.tensors[i].room_bytes += 4096 * (c.model.tensors[i].layer * 7 % 40);
+        if (c.model.tensors[i].role == PLAN_ROLE_EXPERTS)
+            c.model.tensors[i].room_bytes += 4096 * (c.model.tensors[i].layer * 7 % 40);
     struct plan_request r;
     struct plan p;
     plan_request_default(&r);
@@ -559,7 +567,8 @@ static void many_sizes_share_classes(void **state) {
     plan_case_close(&c);
 }
 
-/* ---- profiles -------------------------------------------------------------------------------------------------------------- */
+/* ---- profiles --------------------------------------------------------------------------------------------------------------
+ */
 
 /* In each layer eight experts take nearly everything; layers with odd numbers are used as if 10 times as concentrated. */
 static void fill_profile(struct profile *p) {
@@ -633,7 +642,8 @@ static void no_layer_is_starved(void **state) {
     profile_close(&profile);
 }
 
-/* ---- the roofline study's table ---------------------------------------------------------------------------------------------- */
+/* ---- the roofline study's table
+ * ---------------------------------------------------------------------------------------------- */
 
 static void residency_matches_the_study(void **state) {
     (void)state;
@@ -642,7 +652,7 @@ static void residency_matches_the_study(void **state) {
         uint64_t context;
         enum plan_kv type;
         double percent;
-    } cells[] = {{false, 4096, PLAN_KV_F16, 84},   {false, 32768, PLAN_KV_F16, 68},  {false, 32768, PLAN_KV_Q8_0, 76},
+    } cells[] = {{false, 4096, PLAN_KV_F16, 84},    {false, 32768, PLAN_KV_F16, 68},   {false, 32768, PLAN_KV_Q8_0, 76},
                  {false, 131072, PLAN_KV_Q8_0, 47}, {false, 262144, PLAN_KV_Q4_0, 45}, {true, 4096, PLAN_KV_F16, 100},
                  {true, 32768, PLAN_KV_F16, 100},   {true, 131072, PLAN_KV_Q8_0, 78},  {true, 262144, PLAN_KV_Q4_0, 75}};
     for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
@@ -657,7 +667,8 @@ static void residency_matches_the_study(void **state) {
         assert_int_equal(plan_open(&m, machines[n_machine_files + 2], &r, &p, NULL), ERR_NONE);
         const double percent = 100.0 * p.experts[PLAN_VRAM] / 6144;
         if (fabs(percent - cells[i].percent) > 3)
-            fail_test("context %llu: %.1f %% of the experts in VRAM, the study says %.0f", (unsigned long long)cells[i].context, percent, cells[i].percent);
+            fail_test("context %llu: %.1f %% of the experts in VRAM, the study says %.0f", (unsigned long long)cells[i].context,
+                      percent, cells[i].percent);
         plan_close(&p);
     }
 }
@@ -668,8 +679,8 @@ static void decode_matches_the_study(void **state) {
     static const struct {
         double vram, link, low, high;
         uint64_t context;
-    } cells[] = {{288e9, 13e9, 86, 93, 4096},    {288e9, 13e9, 43, 46, 32768},  {448e9, 26e9, 121, 131, 4096},
-                 {448e9, 26e9, 64, 69, 32768},   {717e9, 25e9, 168, 181, 4096}, {717e9, 25e9, 94, 102, 32768}};
+    } cells[] = {{288e9, 13e9, 86, 93, 4096},  {288e9, 13e9, 43, 46, 32768},  {448e9, 26e9, 121, 131, 4096},
+                 {448e9, 26e9, 64, 69, 32768}, {717e9, 25e9, 168, 181, 4096}, {717e9, 25e9, 94, 102, 32768}};
     for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
         struct facts f = *machines[n_machine_files];
         struct plan_request r;
@@ -689,7 +700,8 @@ static void decode_matches_the_study(void **state) {
 
 static void the_generic_curve_rises(void **state) {
     (void)state;
-    assert_true(plan_generic_hit_rate(0) == 0 && plan_generic_hit_rate(1) == 1 && plan_generic_hit_rate(-1) == 0 && plan_generic_hit_rate(2) == 1);
+    assert_true(plan_generic_hit_rate(0) == 0 && plan_generic_hit_rate(1) == 1 && plan_generic_hit_rate(-1) == 0 &&
+                plan_generic_hit_rate(2) == 1);
     for (int i = 1; i <= 1000; i++) {
         assert_true(plan_generic_hit_rate(i / 1000.0) >= plan_generic_hit_rate((i - 1) / 1000.0));
         assert_true(plan_generic_hit_rate(i / 1000.0) >= i / 1000.0);
@@ -697,7 +709,8 @@ static void the_generic_curve_rises(void **state) {
     assert_true(fabs(plan_generic_hit_rate(0.8) - 0.987) < 1e-9);
 }
 
-/* ---- rates ------------------------------------------------------------------------------------------------------------------ */
+/* ---- rates ------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool near(double a, double b) { return fabs(a - b) <= 1e-9 * fabs(b); }
 
@@ -710,9 +723,9 @@ static void rates_are_read_between_the_lines(void **state) {
     assert_true(near(cost_ram_rate(&f, 1), 10e9)); /* fewer than were tried: in proportion */
     plan_case_machine(&f);
     assert_true(near(cost_decode_rate(&f, TYPE_Q4_K, "avx2", 4), 50e9));
-    assert_true(near(cost_decode_rate(&f, TYPE_Q4_K, "avx2", 8), 60e9));     /* never above plain reads */
+    assert_true(near(cost_decode_rate(&f, TYPE_Q4_K, "avx2", 8), 60e9));           /* never above plain reads */
     assert_true(near(cost_decode_rate(&f, TYPE_Q4_K, "avx2", 2), 50e9 * 40 / 60)); /* as reads scale */
-    assert_true(near(cost_decode_rate(&f, TYPE_Q5_K, "avx2", 4), 0.8 * 60e9)); /* not measured */
+    assert_true(near(cost_decode_rate(&f, TYPE_Q5_K, "avx2", 4), 0.8 * 60e9));     /* not measured */
     assert_true(near(cost_decode_rate(&f, TYPE_Q4_K, "avx512", 4), 0.8 * 60e9));
     assert_true(near(cost_batch_rate(&f, TYPE_Q4_K, "avx2", 2), 150e9));
     assert_true(near(cost_batch_rate(&f, TYPE_IQ2_S, "avx2", 4), 100e9)); /* the slowest known */
@@ -736,7 +749,8 @@ static void odd_drives_stay_monotone(void **state) {
     sweep_budget(&s, 1600 * MIB, 19 * GIB, 300 * MIB);
 }
 
-/* ---- numbers that files may hold ------------------------------------------------------------------------------------------------ */
+/* ---- numbers that files may hold
+ * ------------------------------------------------------------------------------------------------ */
 
 static void enormous_numbers_are_refused(void **state) {
     (void)state;
@@ -825,19 +839,18 @@ static void unmeasured_machines_are_placed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(any_combination_holds),       cmocka_unit_test(every_machine_file_is_there),
-        cmocka_unit_test(more_ram_is_never_worse),     cmocka_unit_test(more_vram_is_never_worse),
-        cmocka_unit_test(single_slots_are_never_lost), cmocka_unit_test(refusals_are_exact),
-        cmocka_unit_test(advised_contexts_fit),        cmocka_unit_test(rules_are_followed),
-        cmocka_unit_test(bad_rules_are_named),         cmocka_unit_test(layer_bounds_choose_layers),
-        cmocka_unit_test(kv_types_change_bytes),       cmocka_unit_test(slots_share_memory_evenly),
-        cmocka_unit_test(many_sizes_share_classes),    cmocka_unit_test(hot_experts_come_first),
-        cmocka_unit_test(no_layer_is_starved),         cmocka_unit_test(rates_are_read_between_the_lines),
-        cmocka_unit_test(odd_drives_stay_monotone),   
-        cmocka_unit_test(residency_matches_the_study), cmocka_unit_test(decode_matches_the_study),
-        cmocka_unit_test(the_generic_curve_rises),     cmocka_unit_test(enormous_numbers_are_refused),
-        cmocka_unit_test(nonsense_is_refused),         cmocka_unit_test(small_gpus_stay_idle),
-        cmocka_unit_test(unmeasured_machines_are_placed),
+        cmocka_unit_test(any_combination_holds),        cmocka_unit_test(every_machine_file_is_there),
+        cmocka_unit_test(more_ram_is_never_worse),      cmocka_unit_test(more_vram_is_never_worse),
+        cmocka_unit_test(single_slots_are_never_lost),  cmocka_unit_test(refusals_are_exact),
+        cmocka_unit_test(advised_contexts_fit),         cmocka_unit_test(rules_are_followed),
+        cmocka_unit_test(bad_rules_are_named),          cmocka_unit_test(layer_bounds_choose_layers),
+        cmocka_unit_test(kv_types_change_bytes),        cmocka_unit_test(slots_share_memory_evenly),
+        cmocka_unit_test(many_sizes_share_classes),     cmocka_unit_test(hot_experts_come_first),
+        cmocka_unit_test(no_layer_is_starved),          cmocka_unit_test(rates_are_read_between_the_lines),
+        cmocka_unit_test(odd_drives_stay_monotone),     cmocka_unit_test(residency_matches_the_study),
+        cmocka_unit_test(decode_matches_the_study),     cmocka_unit_test(the_generic_curve_rises),
+        cmocka_unit_test(enormous_numbers_are_refused), cmocka_unit_test(nonsense_is_refused),
+        cmocka_unit_test(small_gpus_stay_idle),         cmocka_unit_test(unmeasured_machines_are_placed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -37,7 +37,8 @@ static void every_tensor_is_described(void **state) {
             assert_true(tensor->room_bytes >= tensor->bytes + 4096 || tensor->bytes % 4096);
             bytes += tensor->bytes * (tensor->role == PLAN_ROLE_EXPERTS ? pm.n_experts : 1);
             assert_int_equal(tensor->type, from->type);
-            assert_int_equal(tensor->role == PLAN_ROLE_EXPERTS, strstr(tensor->name.ptr, "_exps") == tensor->name.ptr + tensor->name.len - 12);
+            assert_int_equal(tensor->role == PLAN_ROLE_EXPERTS,
+                             strstr(tensor->name.ptr, "_exps") == tensor->name.ptr + tensor->name.len - 12);
         }
         assert_int_equal(bytes, m->weight_bytes);
         plan_model_close(&pm);
@@ -57,10 +58,13 @@ static void scratch_is_what_the_engine_takes(void **state) {
         struct plan_model pm;
         struct engine_info info;
         struct reason why = {{0}};
-        if (engine_open(&(struct engine_options){.model_path = TINY, .threads = cases[i].threads, .ubatch = cases[i].ubatch}, &e, &why)) fail_test("%s", why.text);
+        if (engine_open(&(struct engine_options){.model_path = TINY, .threads = cases[i].threads, .ubatch = cases[i].ubatch},
+                        &e, &why))
+            fail_test("%s", why.text);
         engine_get_info(e, &info);
         assert_int_equal(plan_model_open(engine_model(e), cases[i].ubatch, cases[i].threads, &pm, &why), ERR_NONE);
-        if (pm.cpu_scratch_bytes < info.scratch_bytes || pm.cpu_scratch_bytes > info.scratch_bytes + info.scratch_bytes / 8 + 65536)
+        if (pm.cpu_scratch_bytes < info.scratch_bytes ||
+            pm.cpu_scratch_bytes > info.scratch_bytes + info.scratch_bytes / 8 + 65536)
             fail_test("%u threads, batches of %u: planned %llu, taken %llu", cases[i].threads, cases[i].ubatch,
                       (unsigned long long)pm.cpu_scratch_bytes, (unsigned long long)info.scratch_bytes);
         plan_model_close(&pm);
@@ -116,10 +120,20 @@ static void tables_say_what_matters(void **state) {
     assert_int_equal(plan_parse_rules("blk\\.0\\..*exps=NVME", x->rules, &x->request.n_rules, 4, NULL), ERR_NONE);
     open_example(x);
     plan_report_text(&x->report, &out);
-    static const char *const lines[] = {"made up: unnamed CPU, 4 cores", "made-up GPU 8.0 GiB", "a ?[31mname\": 48 layers of 128 experts",
-                                        "4096 tokens, K f16, V f16: 96.0 KiB a token", "no GPU kernels", "decides 3 tensors",
-                                        "MiB             VRAM       RAM      NVMe", "VRAM     0 .", "NVMe     0 #", "slots of 2.54 MiB",
-                                        "decode, 4096 tokens held", "VRAM bandwidth", "first token after start", "GiB more VRAM"};
+    static const char *const lines[] = {"made up: unnamed CPU, 4 cores",
+                                        "made-up GPU 8.0 GiB",
+                                        "a ?[31mname\": 48 layers of 128 experts",
+                                        "4096 tokens, K f16, V f16: 96.0 KiB a token",
+                                        "no GPU kernels",
+                                        "decides 3 tensors",
+                                        "MiB             VRAM       RAM      NVMe",
+                                        "VRAM     0 .",
+                                        "NVMe     0 #",
+                                        "slots of 2.54 MiB",
+                                        "decode, 4096 tokens held",
+                                        "VRAM bandwidth",
+                                        "first token after start",
+                                        "GiB more VRAM"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) expect(&out, lines[i]);
     for (const char *line = out.ptr; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
         assert_true(strcspn(line, "\n") < 170);
@@ -186,7 +200,8 @@ static void json_has_its_keys(void **state) {
     text_free(&out);
 }
 
-/* ---- the program ---------------------------------------------------------------------------------------------------------- */
+/* ---- the program ----------------------------------------------------------------------------------------------------------
+ */
 
 static int run(const char *arguments, struct text *out) {
     char command[1024], piece[4096];

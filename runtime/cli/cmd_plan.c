@@ -1,5 +1,5 @@
-/* plan: where everything would live and how fast it would be, on this machine or on one a facts file describes. Opens the model's
- * directory and its tokenizer, reads no weights. */
+/* plan: where everything would live and how fast it would be, on this machine or on one a facts file describes. Opens the
+ * model's directory and its tokenizer, reads no weights. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +44,8 @@ static enum err read_profile(struct planned *p, const char *path, struct reason 
     struct reason inner = {{0}};
     if (!path) return ERR_NONE;
     enum err code = cli_read_file(path, &file, why);
-    if (!code && (code = profile_parse((struct span){file.ptr, file.len}, &p->profile, &inner))) fail(why, code, "%s: %s", path, inner.text);
+    if (!code && (code = profile_parse((struct span){file.ptr, file.len}, &p->profile, &inner)))
+        fail(why, code, "%s: %s", path, inner.text);
     p->has_profile = code == ERR_NONE;
     text_free(&file);
     return code;
@@ -113,8 +114,10 @@ int cmd_plan(struct cli *c) {
     enum err code = p ? make_plan(c, p, &why) : fail(&why, ERR_NO_MEMORY, "no memory for a plan");
     if (!code) {
         const struct plan_report report = {&p->plan, p->facts, &p->request, p->model->name, p->model->weight_bytes, true};
-        if (c->options->json) plan_report_json(&report, &out);
-        else plan_report_text(&report, &out);
+        if (c->options->json)
+            plan_report_json(&report, &out);
+        else
+            plan_report_text(&report, &out);
         if (out.failed) code = fail(&why, ERR_NO_MEMORY, "no memory for the report");
     }
     const int status = code ? cli_fail(c, code, &why) : cli_write_text(&out) ? EXIT_DONE : EXIT_FAILED;

@@ -40,11 +40,13 @@ static void add_machine(const struct plan_report *r, struct text *out) {
     add_plain(span_of(f->name), out);
     text_addf(out, ": ");
     add_plain(span_of(f->cpu[0] ? f->cpu : "unnamed CPU"), out);
-    text_addf(out, ", %u cores, %.1f GiB RAM (%.1f free)", f->n_cores, GIB(f->memory_total_bytes), GIB(f->memory_available_bytes));
+    text_addf(out, ", %u cores, %.1f GiB RAM (%.1f free)", f->n_cores, GIB(f->memory_total_bytes),
+              GIB(f->memory_available_bytes));
     if (gpu) {
         text_addf(out, ", ");
         add_plain(span_of(gpu->name), out);
-        text_addf(out, " %.1f GiB (%.1f free)", GIB(gpu->vram_bytes), GIB(gpu->vram_free_bytes ? gpu->vram_free_bytes : gpu->vram_bytes));
+        text_addf(out, " %.1f GiB (%.1f free)", GIB(gpu->vram_bytes),
+                  GIB(gpu->vram_free_bytes ? gpu->vram_free_bytes : gpu->vram_bytes));
     }
     if (drive) {
         text_addf(out, ", drive ");
@@ -58,15 +60,18 @@ static void add_head(const struct plan_report *r, struct text *out) {
     add_machine(r, out);
     text_addf(out, "model     ");
     add_plain(r->model, out);
-    text_addf(out, ": %u layers of %u experts, %u used by a token, %.2f GiB\n", p->n_layers, p->n_experts, p->n_used, GIB(r->model_bytes));
-    text_addf(out, "context   %" PRIu64 " tokens, K %s, V %s: %.1f KiB a token\n", p->context_tokens, plan_kv_name(r->request->type_k),
-              plan_kv_name(r->request->type_v), (double)p->kv_bytes_per_token / 1024);
+    text_addf(out, ": %u layers of %u experts, %u used by a token, %.2f GiB\n", p->n_layers, p->n_experts, p->n_used,
+              GIB(r->model_bytes));
+    text_addf(out, "context   %" PRIu64 " tokens, K %s, V %s: %.1f KiB a token\n", p->context_tokens,
+              plan_kv_name(r->request->type_k), plan_kv_name(r->request->type_v), (double)p->kv_bytes_per_token / 1024);
     if (p->gpu_note) text_addf(out, "note      the GPU is not used: %s\n", p->gpu_note);
     if (r->cpu_build && p->use_gpu)
         text_addf(out, "note      this build has no GPU kernels: commands run as with --vram-budget 0\n");
     for (uint32_t i = 0; i < r->request->n_rules; i++)
         text_addf(out, "rule      -ot %s=%s decides %u tensors\n", r->request->rules[i].pattern,
-                  r->request->rules[i].tier == PLAN_RAM ? "CPU" : r->request->rules[i].tier == PLAN_VRAM ? "CUDA0" : "NVME",
+                  r->request->rules[i].tier == PLAN_RAM    ? "CPU"
+                  : r->request->rules[i].tier == PLAN_VRAM ? "CUDA0"
+                                                           : "NVME",
                   p->rule_matches[i]);
 }
 
@@ -74,8 +79,10 @@ static void add_row(const char *name, const double *values, int precision, bool 
     text_addf(out, "  %-10s", name);
     for (int t = 0; t < PLAN_TIERS; t++) {
         if (t == PLAN_VRAM && !with_gpu) continue;
-        if (values[t] < 0) text_addf(out, "%10s", "-");
-        else text_addf(out, "%10.*f", precision, values[t]);
+        if (values[t] < 0)
+            text_addf(out, "%10s", "-");
+        else
+            text_addf(out, "%10.*f", precision, values[t]);
     }
     text_addf(out, "\n");
 }
@@ -87,10 +94,12 @@ static void add_tiers(const struct plan_report *r, struct text *out) {
     for (int t = p->use_gpu ? 0 : 1; t < PLAN_TIERS; t++) text_addf(out, "%10s", tier_names[t]);
     text_addf(out, "\n");
     for (int k = 0; k < PLAN_KINDS; k++) {
-        const double row[PLAN_TIERS] = {MIB(p->bytes[PLAN_VRAM][k]), MIB(p->bytes[PLAN_RAM][k]), k == PLAN_EXPERTS ? MIB(p->bytes[PLAN_NVME][k]) : -1};
+        const double row[PLAN_TIERS] = {MIB(p->bytes[PLAN_VRAM][k]), MIB(p->bytes[PLAN_RAM][k]),
+                                        k == PLAN_EXPERTS ? MIB(p->bytes[PLAN_NVME][k]) : -1};
         add_row(kind_names[k], row, 0, p->use_gpu, out);
     }
-    const double sums[PLAN_TIERS] = {MIB(plan_tier_bytes(p, PLAN_VRAM)), MIB(plan_tier_bytes(p, PLAN_RAM)), MIB(plan_tier_bytes(p, PLAN_NVME))};
+    const double sums[PLAN_TIERS] = {MIB(plan_tier_bytes(p, PLAN_VRAM)), MIB(plan_tier_bytes(p, PLAN_RAM)),
+                                     MIB(plan_tier_bytes(p, PLAN_NVME))};
     const double limits[PLAN_TIERS] = {MIB(p->vram_budget), MIB(p->ram_budget), -1};
     const double counts[PLAN_TIERS] = {p->experts[0], p->experts[1], p->experts[2]};
     const double shares[PLAN_TIERS] = {100 * counts[0] / experts, 100 * counts[1] / experts, 100 * counts[2] / experts};
@@ -130,7 +139,8 @@ static void add_strip(const struct plan *p, struct text *out) {
         }
     }
     for (uint32_t c = 0; c < p->n_classes; c++) {
-        text_addf(out, "  slots of %.2f MiB for %u layers: %u in RAM", MIB(p->classes[c].slot_bytes), p->classes[c].n_layers, p->classes[c].slots);
+        text_addf(out, "  slots of %.2f MiB for %u layers: %u in RAM", MIB(p->classes[c].slot_bytes), p->classes[c].n_layers,
+                  p->classes[c].slots);
         if (p->use_gpu) text_addf(out, ", %u in VRAM", p->classes[c].vram_slots);
         text_addf(out, "\n");
     }
@@ -151,8 +161,10 @@ static void add_prediction(const char *name, const struct plan_prediction *q, bo
         text_addf(out, "not known: the machine was not measured (coldstream probe)\n");
         return;
     }
-    if (as_time) text_addf(out, "%9.2f s      ", q->seconds);
-    else text_addf(out, "%9.*f tok/s  ", q->tokens_per_s < 100 ? 1 : 0, q->tokens_per_s);
+    if (as_time)
+        text_addf(out, "%9.2f s      ", q->seconds);
+    else
+        text_addf(out, "%9.*f tok/s  ", q->tokens_per_s < 100 ? 1 : 0, q->tokens_per_s);
     add_busy(q, out);
 }
 
@@ -164,9 +176,11 @@ static void add_gain(const char *tier, const struct plan_gain *gain, const struc
     }
     text_addf(out, "%u more experts there", gain->experts);
     if (p->decode.known && gain->decode_tokens_per_s > 0)
-        text_addf(out, ", decode %.1f tok/s (%+.0f %%)", gain->decode_tokens_per_s, 100 * (gain->decode_tokens_per_s / p->decode.tokens_per_s - 1));
+        text_addf(out, ", decode %.1f tok/s (%+.0f %%)", gain->decode_tokens_per_s,
+                  100 * (gain->decode_tokens_per_s / p->decode.tokens_per_s - 1));
     if (p->prefill.known && gain->prefill_tokens_per_s > 0)
-        text_addf(out, ", prompt %.0f tok/s (%+.0f %%)", gain->prefill_tokens_per_s, 100 * (gain->prefill_tokens_per_s / p->prefill.tokens_per_s - 1));
+        text_addf(out, ", prompt %.0f tok/s (%+.0f %%)", gain->prefill_tokens_per_s,
+                  100 * (gain->prefill_tokens_per_s / p->prefill.tokens_per_s - 1));
     text_addf(out, "\n");
 }
 
@@ -183,8 +197,10 @@ void plan_report_text(const struct plan_report *r, struct text *out) {
     snprintf(name, sizeof name, "prompt of %u tokens", p->prompt_tokens);
     add_prediction(name, &p->prefill, false, out);
     add_prediction("first token after start", &p->first_token, true, out);
-    if (!p->all_resident) text_addf(out, "  %.1f MB are read from the drive for a token of decode\n", p->drive_bytes_per_token / 1e6);
-    if (!r->request->profile) text_addf(out, "  no profile: choices are taken to be as skewed as a trained router's usually are\n");
+    if (!p->all_resident)
+        text_addf(out, "  %.1f MB are read from the drive for a token of decode\n", p->drive_bytes_per_token / 1e6);
+    if (!r->request->profile)
+        text_addf(out, "  no profile: choices are taken to be as skewed as a trained router's usually are\n");
     text_addf(out, "\nwhat more memory would buy\n");
     add_gain("RAM", &p->more_ram, p, out);
     if (p->use_gpu) add_gain("VRAM", &p->more_vram, p, out);
@@ -215,7 +231,8 @@ static void add_prediction_json(const char *name, const struct plan_prediction *
 }
 
 static void add_gain_json(const char *name, const struct plan_gain *gain, struct text *out) {
-    text_addf(out, "\"%s\": {\"extra_bytes\": %" PRIu64 ", \"experts\": %u, \"decode_tokens_per_s\": ", name, gain->extra_bytes, gain->experts);
+    text_addf(out, "\"%s\": {\"extra_bytes\": %" PRIu64 ", \"experts\": %u, \"decode_tokens_per_s\": ", name, gain->extra_bytes,
+              gain->experts);
     text_addf(out, gain->decode_tokens_per_s > 0 ? "%.6g" : "null", gain->decode_tokens_per_s);
     text_addf(out, ", \"prefill_tokens_per_s\": ");
     text_addf(out, gain->prefill_tokens_per_s > 0 ? "%.6g" : "null", gain->prefill_tokens_per_s);
@@ -226,9 +243,12 @@ static void add_layers_json(const struct plan *p, struct text *out) {
     text_addf(out, "\"layers\": [");
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const struct plan_layer *layer = &p->layers[l];
-        text_addf(out, "%s{\"class\": %u, \"dense_on_gpu\": %s, \"kv_on_gpu\": %s, \"vram\": %u, \"ram\": %u, \"nvme\": %u, \"hit_vram\": %.6g, \"hit_ram\": %.6g}",
-                  l ? ", " : "", layer->class, boolean(layer->dense_on_gpu), boolean(layer->kv_on_gpu), layer->experts[PLAN_VRAM],
-                  layer->experts[PLAN_RAM], layer->experts[PLAN_NVME], layer->hit_vram, layer->hit_ram);
+        text_addf(out,
+                  "%s{\"class\": %u, \"dense_on_gpu\": %s, \"kv_on_gpu\": %s, \"vram\": %u, \"ram\": %u, \"nvme\": %u, "
+                  "\"hit_vram\": %.6g, \"hit_ram\": %.6g}",
+                  l ? ", " : "", layer->class, boolean(layer->dense_on_gpu), boolean(layer->kv_on_gpu),
+                  layer->experts[PLAN_VRAM], layer->experts[PLAN_RAM], layer->experts[PLAN_NVME], layer->hit_vram,
+                  layer->hit_ram);
     }
     text_addf(out, "]");
 }
@@ -236,9 +256,11 @@ static void add_layers_json(const struct plan *p, struct text *out) {
 static void add_classes_json(const struct plan *p, struct text *out) {
     text_addf(out, "\"classes\": [");
     for (uint32_t c = 0; c < p->n_classes; c++)
-        text_addf(out, "%s{\"layers\": %u, \"slot_bytes\": %" PRIu64 ", \"slots\": %u, \"vram_slot_bytes\": %" PRIu64 ", \"vram_slots\": %u}",
-                  c ? ", " : "", p->classes[c].n_layers, p->classes[c].slot_bytes, p->classes[c].slots, p->classes[c].vram_slot_bytes,
-                  p->classes[c].vram_slots);
+        text_addf(out,
+                  "%s{\"layers\": %u, \"slot_bytes\": %" PRIu64 ", \"slots\": %u, \"vram_slot_bytes\": %" PRIu64
+                  ", \"vram_slots\": %u}",
+                  c ? ", " : "", p->classes[c].n_layers, p->classes[c].slot_bytes, p->classes[c].slots,
+                  p->classes[c].vram_slot_bytes, p->classes[c].vram_slots);
     text_addf(out, "]");
 }
 
@@ -248,14 +270,18 @@ void plan_report_json(const struct plan_report *r, struct text *out) {
     cli_add_json_string(span_of(r->facts->name), out);
     text_addf(out, ", \"model\": {\"name\": ");
     cli_add_json_string(r->model, out);
-    text_addf(out, ", \"weight_bytes\": %" PRIu64 ", \"n_layers\": %u, \"n_experts\": %u, \"n_experts_used\": %u}", r->model_bytes,
-              p->n_layers, p->n_experts, p->n_used);
-    text_addf(out, ", \"context_tokens\": %" PRIu64 ", \"kv\": {\"k\": \"%s\", \"v\": \"%s\", \"bytes_per_token\": %" PRIu64 "}", p->context_tokens,
-              plan_kv_name(r->request->type_k), plan_kv_name(r->request->type_v), p->kv_bytes_per_token);
+    text_addf(out, ", \"weight_bytes\": %" PRIu64 ", \"n_layers\": %u, \"n_experts\": %u, \"n_experts_used\": %u}",
+              r->model_bytes, p->n_layers, p->n_experts, p->n_used);
+    text_addf(out,
+              ", \"context_tokens\": %" PRIu64 ", \"kv\": {\"k\": \"%s\", \"v\": \"%s\", \"bytes_per_token\": %" PRIu64 "}",
+              p->context_tokens, plan_kv_name(r->request->type_k), plan_kv_name(r->request->type_v), p->kv_bytes_per_token);
     text_addf(out, ", \"use_gpu\": %s, \"gpu_note\": ", boolean(p->use_gpu));
-    if (p->gpu_note) cli_add_json_string(span_of(p->gpu_note), out);
-    else text_addf(out, "null");
-    text_addf(out, ", \"all_resident\": %s, \"profile\": %s, \"tiers\": {", boolean(p->all_resident), boolean(r->request->profile != NULL));
+    if (p->gpu_note)
+        cli_add_json_string(span_of(p->gpu_note), out);
+    else
+        text_addf(out, "null");
+    text_addf(out, ", \"all_resident\": %s, \"profile\": %s, \"tiers\": {", boolean(p->all_resident),
+              boolean(r->request->profile != NULL));
     for (int t = 0; t < PLAN_TIERS; t++) {
         if (t) text_addf(out, ", ");
         add_tier_json(p, t, out);
@@ -264,7 +290,8 @@ void plan_report_json(const struct plan_report *r, struct text *out) {
     add_classes_json(p, out);
     text_addf(out, ", ");
     add_layers_json(p, out);
-    text_addf(out, ", \"prompt_tokens\": %u, \"drive_bytes_per_token\": %.6g, \"predictions\": {", p->prompt_tokens, p->drive_bytes_per_token);
+    text_addf(out, ", \"prompt_tokens\": %u, \"drive_bytes_per_token\": %.6g, \"predictions\": {", p->prompt_tokens,
+              p->drive_bytes_per_token);
     add_prediction_json("decode", &p->decode, out);
     text_addf(out, ", ");
     add_prediction_json("decode_full", &p->decode_full, out);

@@ -10,9 +10,9 @@ struct plan_report {
     const struct plan *plan;
     const struct facts *facts;
     const struct plan_request *request;
-    struct span model;       /* its name */
-    uint64_t model_bytes;    /* of its weights */
-    bool cpu_build;          /* this build has no GPU kernels: say so where the plan uses a GPU */
+    struct span model;    /* its name */
+    uint64_t model_bytes; /* of its weights */
+    bool cpu_build;       /* this build has no GPU kernels: say so where the plan uses a GPU */
 };
 
 void plan_report_text(const struct plan_report *r, struct text *out);

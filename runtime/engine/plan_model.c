@@ -24,14 +24,19 @@ static void add(struct filling *f, const struct model_tensor *t, enum plan_role 
     if (!t) return;
     const uint64_t each = role == PLAN_ROLE_EXPERTS ? t->ne[2] : 1;
     f->out->tensors[f->out->n_tensors++] =
-        (struct plan_tensor){.name = t->name, .role = role, .type = t->type, .layer = layer, .bytes = t->bytes / each,
-                             .room_bytes = fetch_room(t->bytes / each), .weights = t->ne[0] * t->ne[1] * (role == PLAN_ROLE_EXPERTS ? 1 : t->ne[2])};
+        (struct plan_tensor){.name = t->name,
+                             .role = role,
+                             .type = t->type,
+                             .layer = layer,
+                             .bytes = t->bytes / each,
+                             .room_bytes = fetch_room(t->bytes / each),
+                             .weights = t->ne[0] * t->ne[1] * (role == PLAN_ROLE_EXPERTS ? 1 : t->ne[2])};
 }
 
 static void add_layer(struct filling *f, uint32_t i) {
     const struct model_layer *l = &f->m->layers[i];
-    const struct model_tensor *const dense[] = {l->attn_norm, l->attn_q, l->attn_k, l->attn_v, l->attn_output, l->attn_q_norm,
-                                                l->attn_k_norm, l->ffn_norm, l->router};
+    const struct model_tensor *const dense[] = {l->attn_norm,   l->attn_q,      l->attn_k,   l->attn_v, l->attn_output,
+                                                l->attn_q_norm, l->attn_k_norm, l->ffn_norm, l->router};
     const struct model_tensor *const experts[] = {l->gate, l->up, l->down};
     for (size_t k = 0; k < sizeof dense / sizeof *dense; k++) add(f, dense[k], PLAN_ROLE_DENSE, i);
     for (size_t k = 0; k < sizeof experts / sizeof *experts; k++) add(f, experts[k], PLAN_ROLE_EXPERTS, i);
@@ -39,9 +44,13 @@ static void add_layer(struct filling *f, uint32_t i) {
 
 enum err plan_model_open(const struct model *m, uint32_t ubatch, unsigned threads, struct plan_model *out, struct reason *why) {
     const struct model_shape *s = &m->shape;
-    *out = (struct plan_model){.n_layers = s->n_layers, .n_experts = s->n_experts, .n_used = s->n_experts_used,
-                               .kv_width = (uint64_t)s->n_kv_heads * s->head_dim, .q_width = (uint64_t)s->n_heads * s->head_dim,
-                               .context_length = s->context_length, .ubatch = ubatch ? ubatch : DEFAULT_UBATCH};
+    *out = (struct plan_model){.n_layers = s->n_layers,
+                               .n_experts = s->n_experts,
+                               .n_used = s->n_experts_used,
+                               .kv_width = (uint64_t)s->n_kv_heads * s->head_dim,
+                               .q_width = (uint64_t)s->n_heads * s->head_dim,
+                               .context_length = s->context_length,
+                               .ubatch = ubatch ? ubatch : DEFAULT_UBATCH};
     if (s->n_layers == 0) return fail(why, ERR_ARGUMENT, "the file has a vocabulary only: nothing to plan");
     out->tensors = calloc_checked((uint64_t)s->n_layers * MAX_ROLES + 3, sizeof *out->tensors);
     if (!out->tensors) return fail(why, ERR_NO_MEMORY, "no memory to describe %u layers", s->n_layers);

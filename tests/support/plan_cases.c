@@ -10,15 +10,18 @@ struct shape {
     uint64_t embd, q_width, kv_width, ff, vocab;
 };
 
-static void add(struct plan_case *c, const char *name, enum plan_role role, enum tensor_type type, uint32_t layer, uint64_t cols,
-                uint64_t rows) {
+static void add(struct plan_case *c, const char *name, enum plan_role role, enum tensor_type type, uint32_t layer,
+                uint64_t cols, uint64_t rows) {
     struct plan_tensor *t = &c->model.tensors[c->model.n_tensors];
     uint64_t row = 0;
     if (!tensor_row_bytes(type, cols, &row)) abort();
     char *text = c->names[c->model.n_tensors++];
-    if (layer == PLAN_NO_LAYER) snprintf(text, sizeof *c->names, "%s", name);
-    else snprintf(text, sizeof *c->names, "blk.%u.%s", layer, name);
-    *t = (struct plan_tensor){{text, strlen(text)}, role, type, layer, row * rows, round_up(row * rows, 4096) + 4096, cols * rows};
+    if (layer == PLAN_NO_LAYER)
+        snprintf(text, sizeof *c->names, "%s", name);
+    else
+        snprintf(text, sizeof *c->names, "blk.%u.%s", layer, name);
+    *t = (struct plan_tensor){{text, strlen(text)}, role, type, layer, row * rows, round_up(row * rows, 4096) + 4096,
+                              cols * rows};
 }
 
 struct mix {
@@ -38,9 +41,15 @@ static void add_layer(struct plan_case *c, const struct shape *s, const struct m
 }
 
 static struct plan_case build(const struct shape *s, const struct mix *m, uint32_t large_every) {
-    struct plan_case c = {.model = {.n_layers = s->layers, .n_experts = s->experts, .n_used = s->used, .kv_width = s->kv_width,
-                                    .q_width = s->q_width, .context_length = 262144, .ubatch = 512,
-                                    .cpu_scratch_bytes = 60 << 20, .gpu_scratch_bytes = 40 << 20}};
+    struct plan_case c = {.model = {.n_layers = s->layers,
+                                    .n_experts = s->experts,
+                                    .n_used = s->used,
+                                    .kv_width = s->kv_width,
+                                    .q_width = s->q_width,
+                                    .context_length = 262144,
+                                    .ubatch = 512,
+                                    .cpu_scratch_bytes = 60 << 20,
+                                    .gpu_scratch_bytes = 40 << 20}};
     c.model.tensors = calloc(s->layers * 9 + 3, sizeof *c.model.tensors);
     c.names = calloc(s->layers * 9 + 3, sizeof *c.names);
     if (!c.model.tensors || !c.names) abort();
@@ -95,13 +104,19 @@ void plan_case_machine(struct facts *f) {
     struct facts_drive *d = &f->drives[0];
     snprintf(d->name, sizeof d->name, "nvme0n1");
     d->direct_io = true;
-    for (unsigned i = 0; i < 3; i++) d->rates[d->n_rates++] = (struct facts_drive_rate){1 << 20, 1u << 2 * i, 2e9 * (i + 1), 5e-4};
+    for (unsigned i = 0; i < 3; i++)
+        d->rates[d->n_rates++] = (struct facts_drive_rate){1 << 20, 1u << 2 * i, 2e9 * (i + 1), 5e-4};
     f->memory_total_bytes = f->memory_available_bytes = (uint64_t)32 << 30;
 }
 
 void plan_case_gpu(struct facts *f, uint64_t vram_bytes, double vram_bytes_per_s, double link_bytes_per_s) {
     f->n_gpus = 1;
-    f->gpus[0] = (struct facts_gpu){.name = "made-up GPU", .vram_bytes = vram_bytes, .vram_free_bytes = vram_bytes,
-                                    .vram_bytes_per_s = vram_bytes_per_s, .to_gpu_bytes_per_s = link_bytes_per_s,
-                                    .from_gpu_bytes_per_s = link_bytes_per_s, .batch_macs_per_s = 20e12, .node = FACTS_NO_NODE};
+    f->gpus[0] = (struct facts_gpu){.name = "made-up GPU",
+                                    .vram_bytes = vram_bytes,
+                                    .vram_free_bytes = vram_bytes,
+                                    .vram_bytes_per_s = vram_bytes_per_s,
+                                    .to_gpu_bytes_per_s = link_bytes_per_s,
+                                    .from_gpu_bytes_per_s = link_bytes_per_s,
+                                    .batch_macs_per_s = 20e12,
+                                    .node = FACTS_NO_NODE};
 }
