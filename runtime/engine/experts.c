@@ -173,7 +173,7 @@ static void use_idle_drive(struct experts *x) {
     for (int32_t slot; x->next_ahead < x->n_ahead;) {
         const uint32_t expert = x->ahead[x->next_ahead];
         if (cache_find(x->cache, x->ahead_layer, expert) < 0) {
-            if (fetch_free(x->fetch) == 0) break;
+            if (fetch_free(x->fetch) == 0 || (!x->passing && x->n_ahead_held >= x->ahead_limit)) break;
             if (!start_read(x, x->ahead_layer, expert, x->passing ? CACHE_PASSING : CACHE_AHEAD, READ_AHEAD, &slot)) {
                 if (x->passing) break; /* a slot comes free with the next wave */
             } else {

@@ -12,8 +12,8 @@
 #include "engine/experts_private.h"
 
 enum {
-    LOOK_WINDOW = 32,  /* tokens over which looking ahead is judged */
-    LOOK_REST = 256    /* tokens it then stays off */
+    LOOK_WINDOW = 16,  /* tokens over which looking ahead is judged */
+    LOOK_REST = 256    /* tokens it stays off after most of it was in vain */
 };
 #define IDLE_NS 20000000ull        /* a run that ended is likely to be followed by the next token's: wait before filling */
 #define FILE_CHECK_NS 1000000000ull
@@ -90,6 +90,7 @@ enum err experts_open(const struct experts_options *o, struct experts **out, str
         x->io.slots = x->n_slots;
         x->io.experts = x->m->shape.n_layers * x->m->shape.n_experts;
         x->look_ahead = o->look_ahead && x->io.slots < x->io.experts;
+        x->ahead_limit = AHEAD_BUSY; /* a cold start */
     } else {
         experts_close(&x);
     }
@@ -232,20 +233,24 @@ enum err experts_enter(struct experts *x, struct reason *why) {
     return e;
 }
 
-/* Looking ahead stays on while most of what it reads is used. On a drive that demand keeps busy it reads next to nothing,
- * because its reads wait until the layer's own have ended. */
+/* After each window: how busy was the drive, and was what it read in advance used? */
 static void judge_look_ahead(struct experts *x, uint32_t tokens) {
     if (!x->look_ahead || x->passing) return;
-    if (x->rest_tokens) {
-        x->rest_tokens -= tokens < x->rest_tokens ? tokens : x->rest_tokens;
-        x->window_tokens = 0;
-        return;
+    struct fetch_counters read;
+    fetch_count(x->fetch, &read);
+    const uint64_t now = clock_ns();
+    if (x->window_tokens == 0) {
+        x->window_start = x->io;
+        x->window_start_ns = now;
+        x->window_busy_ns = read.busy_ns;
     }
-    if (x->window_tokens == 0) x->window_start = x->io;
     x->window_tokens += tokens;
-    if (x->window_tokens < LOOK_WINDOW) return;
+    x->rest_tokens -= tokens < x->rest_tokens ? tokens : x->rest_tokens;
+    if (x->window_tokens <= LOOK_WINDOW) return;
     const uint64_t reads = x->io.ahead_reads - x->window_start.ahead_reads, used = x->io.ahead_used - x->window_start.ahead_used;
     if (reads >= LOOK_WINDOW && 2 * used < reads) x->rest_tokens = LOOK_REST;
+    const double busy = (double)(read.busy_ns - x->window_busy_ns) / (double)(now - x->window_start_ns);
+    x->ahead_limit = busy > (x->ahead_limit == AHEAD_BUSY ? 0.5 : 0.7) ? AHEAD_BUSY : AHEAD_IDLE;
     x->window_tokens = 0;
 }
 

@@ -9,7 +9,11 @@
 
 enum {
     PASSING_TOKENS = 4, /* a batch of more tokens is a prompt: its experts pass through, the decode set stays */
-    FILL_TRIES = 3      /* failed background reads before the background gives up */
+    FILL_TRIES = 3,     /* failed background reads before the background gives up */
+    /* A drive that demand keeps busy is only to be kept from pausing between two layers: the likeliest expert or two do that,
+     * and are seldom wrong. An idle one may as well bring all that is expected. */
+    AHEAD_BUSY = 2,
+    AHEAD_IDLE = 8
 };
 #define WAIT_NS 20000000ull         /* between looks at should_stop() */
 #define PATIENCE_NS 90000000000ull  /* longer than fetch.c's own */
@@ -61,11 +65,12 @@ struct experts {
     int32_t *ahead_held;    /* [n_experts] slots read ahead: kept until the layer begins */
     uint32_t n_ahead_held;
 
-    /* is looking ahead worth it? */
+    /* is looking ahead worth it, and how far? */
     bool look_ahead, looking;
+    uint32_t ahead_limit; /* reads in advance that may be under way at once while decoding */
     uint32_t window_tokens, rest_tokens;
     struct engine_io window_start;
-    uint64_t window_start_ns;
+    uint64_t window_start_ns, window_busy_ns;
 
     uint32_t fill_failures; /* of background reads */
     struct reason fill_failure;
