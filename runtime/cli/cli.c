@@ -181,6 +181,19 @@ enum err cli_parse_ids(struct span text, const char *what, struct token_list *ou
     return ERR_NONE;
 }
 
+enum err cli_read_tokens(struct cli *c, const struct engine *e, struct token_list *out, struct reason *why) {
+    const struct options *o = c->options;
+    if (o->prompt_ids) return cli_parse_ids(span_of(o->prompt_ids), "--prompt-ids", out, why);
+    const struct tokenizer *t;
+    TRY(cli_tokenizer(c, e, &t, why));
+    struct text text = {0};
+    enum err code = cli_read_file(o->file, &text, why);
+    if (!code && tokenizer_bos(t) >= 0) code = token_list_add(out, tokenizer_bos(t), why);
+    if (!code) code = tokenizer_encode(t, (struct span){text.ptr, text.len}, PARSE_TEXT, out, why);
+    text_free(&text);
+    return code;
+}
+
 static int hex_digit(char c) {
     const char lower = (char)(c | 0x20);
     return c >= '0' && c <= '9' ? c - '0' : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
@@ -240,6 +253,9 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .no_look_ahead = !o->look_ahead,
         .kv_tokens = c->kv_tokens ? c->kv_tokens : (uint64_t)o->ctx_size,
         .fill_first = c->fill_first,
+        .profile = c->profile,
+        .on_experts = c->watch ? watch_experts : NULL,
+        .on_experts_ctx = c->watch,
         .log = c->log,
     };
 }

@@ -4,6 +4,7 @@
 #define COLDSTREAM_CLI_H
 
 #include "cli/options.h"
+#include "cli/watch.h"
 #include "engine/engine.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130, EXIT_TERMINATED = 143 };
@@ -16,6 +17,8 @@ struct cli {
     size_t progress_width;           /* columns of the progress line now on stderr */
     uint64_t kv_tokens;              /* context the engine's plan sets memory aside for; 0: as -c says */
     bool fill_first;                 /* load all that RAM will hold before starting */
+    const struct profile *profile;   /* for the engine that is opened next; NULL: none */
+    struct watch *watch;             /* sees what the engine's router chooses; NULL: nobody does */
 };
 
 /* One a command; the result is the exit status. Usage errors found later than parsing go through cli_usage(). */
@@ -23,6 +26,7 @@ int cmd_chat(struct cli *c);
 int cmd_run(struct cli *c);
 int cmd_bench(struct cli *c);
 int cmd_perplexity(struct cli *c);
+int cmd_profile(struct cli *c);
 int cmd_tokenize(struct cli *c);
 int cmd_detokenize(struct cli *c);
 int cmd_template(struct cli *c);
@@ -66,6 +70,8 @@ void cli_guard_terminal(const struct termios *modes);
 
 /* Whole file, "-" for stdin. `out` is appended to. */
 enum err cli_read_file(const char *path, struct text *out, struct reason *why) MUST_USE;
+/* What a command reads from end to end: --prompt-ids, or the text of -f with a BOS in front where the model wants one. */
+enum err cli_read_tokens(struct cli *c, const struct engine *e, struct token_list *out, struct reason *why) MUST_USE;
 /* "3 17, 80" or "[3, 17, 80]": decimal ids between blanks, commas and brackets. `what` names the source in errors. */
 enum err cli_parse_ids(struct span text, const char *what, struct token_list *out, struct reason *why) MUST_USE;
 /* The backslash escapes of -e. */

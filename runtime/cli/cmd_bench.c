@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "cli/bench_report.h"
+#include "cli/learn.h"
 
 struct bench {
     struct cli *cli;
@@ -209,9 +210,12 @@ int cmd_bench(struct cli *c) {
     if (code == ERR_ARGUMENT) return cli_usage(c, "%s", why.text);
     c->kv_tokens = (uint64_t)c->options->ctx_size > b.longest ? (uint64_t)c->options->ctx_size : b.longest;
     c->fill_first = true;
+    struct learner learner;
+    learn_load(c, &learner);
     if (!code) code = cli_open_engine(c, false, &e, &why);
     if (!code) code = run(&b, e, &why);
     const int status = code ? cli_fail(c, code, &why) : EXIT_DONE;
+    learn_end(&learner);
     free(b.tests);
     free(b.tokens);
     free(b.samples_ns);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/learn.h"
 #include "cli/repl.h"
 #include "text/unicode.h"
 
@@ -91,9 +92,11 @@ static enum err open_lines(struct repl *r, struct reason *why) {
     return lines_open(&options, &r->lines, why);
 }
 
-static enum err start(struct repl *r, struct reason *why) {
+static enum err start(struct repl *r, struct learner *learner, struct reason *why) {
     struct cli *c = r->cli;
+    learn_load(c, learner);
     TRY(cli_open_engine(c, false, &r->engine, why));
+    TRY(learn_start(learner, r->engine, why));
     TRY(cli_tokenizer(c, r->engine, &r->tokenizer, why));
     r->family = cli_family(c, r->engine);
     TRY(choose_thinking(r, why));
@@ -261,7 +264,8 @@ int cmd_chat(struct cli *c) {
     if (problem) return cli_usage(c, "%s", problem);
     struct reason why = {{0}};
     struct repl r = {.cli = c, .view.cli = c, .history.fd = -1, .interactive = isatty(STDIN_FILENO)};
-    enum err code = start(&r, &why);
+    struct learner learner;
+    enum err code = start(&r, &learner, &why);
     if (!code) {
         banner(&r);
         code = chat(&r, &why);
@@ -270,6 +274,7 @@ int cmd_chat(struct cli *c) {
     const int status = code ? cli_fail(c, code, &why) : r.status;
     if (r.interactive && c->color_stdout && cli_write(SPAN("\033[0m"))) { /* whatever was printed last */
     }
+    learn_end(&learner);
     history_close(&r.history);
     transcript_close(&r.transcript);
     text_free(&r.attached);

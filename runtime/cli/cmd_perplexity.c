@@ -105,19 +105,6 @@ static void add_estimate(const struct scorer *s, struct text *line) {
 
 /* ---- input ---------------------------------------------------------------------------------------------------------- */
 
-static enum err read_text(struct cli *c, const struct engine *e, struct token_list *out, struct reason *why) {
-    const struct options *o = c->options;
-    if (o->prompt_ids) return cli_parse_ids(span_of(o->prompt_ids), "--prompt-ids", out, why);
-    const struct tokenizer *t;
-    TRY(cli_tokenizer(c, e, &t, why));
-    struct text text = {0};
-    enum err code = cli_read_file(o->file, &text, why);
-    if (!code && tokenizer_bos(t) >= 0) code = token_list_add(out, tokenizer_bos(t), why);
-    if (!code) code = tokenizer_encode(t, (struct span){text.ptr, text.len}, PARSE_TEXT, out, why);
-    text_free(&text);
-    return code;
-}
-
 static enum err cut_text(struct scorer *s, const struct token_list *tokens, struct reason *why) {
     const struct options *o = s->cli->options;
     s->n_ctx = (int32_t)o->ctx_size;
@@ -153,7 +140,7 @@ static enum err prepare(struct scorer *s, struct engine *e, struct token_list *t
     if (s->compare) {
         TRY(open_base(s, why));
     } else {
-        TRY(read_text(s->cli, e, tokens, why));
+        TRY(cli_read_tokens(s->cli, e, tokens, why));
         TRY(cut_text(s, tokens, why));
     }
     if ((uint64_t)s->n_ctx > engine_model(e)->shape.context_length)

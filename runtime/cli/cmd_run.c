@@ -1,5 +1,6 @@
 /* run: one completion of a raw text, streamed to stdout. No template, no history: what is given is what the model continues. */
 #include "cli/cli.h"
+#include "cli/learn.h"
 #include "cli/stop.h"
 
 #include <inttypes.h>
@@ -187,15 +188,21 @@ int cmd_run(struct cli *c) {
     struct engine *e = NULL;
     struct run r = {.cli = c, .stop.stops = &c->options->stop};
     c->kv_tokens = context_bound(c->options);
-    enum err code = cli_open_engine(c, false, &e, &why);
+    struct learner learner;
+    learn_load(c, &learner);
+    enum err code = c->options->trace ? watch_check_trace(c->options->trace, &why) : ERR_NONE;
+    if (!code) code = cli_open_engine(c, false, &e, &why);
     if (!code) {
         r.tokenizer = engine_tokenizer(e);
         if (!r.tokenizer && !c->options->ids)
             code =
                 fail(&why, ERR_UNSUPPORTED, "%s: the file holds no tokenizer; add --ids to print token ids", c->options->model);
     }
+    if (!code) code = learn_start(&learner, e, &why);
     if (!code) code = complete(&r, e, &why);
+    if (!code && c->options->trace) code = watch_write_trace(&learner.watch, c->options->trace, &why);
     const int status = code ? cli_fail(c, code, &why) : r.broken ? EXIT_FAILED : EXIT_DONE;
+    learn_end(&learner);
     text_free(&r.stop.held);
     text_free(&r.piece);
     sampler_close(&r.sampler);

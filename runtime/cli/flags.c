@@ -18,6 +18,7 @@ enum {
     RUN = 1u << VERB_RUN,
     BENCH = 1u << VERB_BENCH,
     PPL = 1u << VERB_PERPLEXITY,
+    PROFILE = 1u << VERB_PROFILE,
     TOK = 1u << VERB_TOKENIZE,
     DETOK = 1u << VERB_DETOKENIZE,
     TEMPLATE = 1u << VERB_TEMPLATE,
@@ -25,7 +26,7 @@ enum {
     PLAN = 1u << VERB_PLAN,
     PROBE = 1u << VERB_PROBE,
     GENERATE = CHAT | RUN,
-    COMPUTE = CHAT | RUN | BENCH | PPL, /* verbs that load weights */
+    COMPUTE = CHAT | RUN | BENCH | PPL | PROFILE, /* verbs that load weights */
     ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN | PROBE
 };
 
@@ -82,12 +83,16 @@ const struct flag flags[] = {
      .help = "auto or dio: weights are read past the page cache; none: through it"},
     {"--direct-io -dio", "--no-direct-io -ndio", FLAG_BOOL, GROUP_MODEL, COMPUTE | PROBE, AT(direct_io), "on",
      .help = "--no-direct-io: as --load-mode none"},
+    {"--profile", .kind = FLAG_STRING, .group = GROUP_MODEL, .verbs = GENERATE | BENCH, .offset = AT(profile), .metavar = "FILE",
+     .help = "how often each expert is chosen, by coldstream profile; default: as earlier chats and runs taught (bench: nothing)"},
+    {"--learn", "--no-learn", FLAG_BOOL, GROUP_MODEL, GENERATE, AT(learn), "on",
+     .help = "--no-learn: neither read nor keep which experts chats and runs use"},
 
     /* context, cpu */
     {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = GENERATE | BENCH | PLAN, .offset = AT(ctx_size),
      RANGE(0, 1 << 30), .initial = "0", .metavar = "N",
      .help = "tokens of context (32k, 1m); 0: the model's own, at most 32768"},
-    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL, .offset = AT(ctx_size), RANGE(4, 1 << 30),
+    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL | PROFILE, .offset = AT(ctx_size), RANGE(4, 1 << 30),
      .initial = "512", .metavar = "N", .help = "tokens of a chunk"},
     {"-b --batch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(batch), RANGE(1, 1 << 20),
      .initial = "2048", .metavar = "N", .help = "most prompt tokens submitted at once"},
@@ -114,9 +119,9 @@ const struct flag flags[] = {
     /* prompt */
     {"-p --prompt", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(prompt), .metavar = "TEXT",
      .help = "run: the text to continue; chat: the first message"},
-    {"-f --file", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE | PPL, .offset = AT(file), .metavar = "FILE",
-     .help = "take the text from a file (run, perplexity: - is stdin)"},
-    {"--prompt-ids", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = RUN | PPL, .offset = AT(prompt_ids), .metavar = "IDS",
+    {"-f --file", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE | PPL | PROFILE, .offset = AT(file), .metavar = "FILE",
+     .help = "take the text from a file (run, perplexity, profile: - is stdin)"},
+    {"--prompt-ids", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = RUN | PPL | PROFILE, .offset = AT(prompt_ids), .metavar = "IDS",
      .help = "the text as token ids, \"3 17 80\"; works without a tokenizer in the file"},
     {"-e --escape", "--no-escape", FLAG_BOOL, GROUP_PROMPT, GENERATE, AT(escape), "off",
      .help = "-e: \\n \\t \\r \\\\ \\' \\\" \\xHH in -p are escapes"},
@@ -235,8 +240,8 @@ const struct flag flags[] = {
      .help = "say on stderr which test runs"},
 
     /* perplexity */
-    {"--chunks", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PPL, .offset = AT(chunks), RANGE(-1, INT32_MAX),
-     .initial = "-1", .metavar = "N", .help = "chunks to score; -1: all"},
+    {"--chunks", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PPL | PROFILE, .offset = AT(chunks), RANGE(-1, INT32_MAX),
+     .initial = "-1", .metavar = "N", .help = "chunks to read; -1: all"},
     {"--kl-divergence-base --save-all-logits", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = PPL, .offset = AT(kl_base),
      .metavar = "FILE", .help = "write the log-probabilities to FILE; with --kl-divergence: read them from it"},
     {"--kl-divergence", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = PPL, .offset = AT(kl_divergence),
@@ -250,6 +255,12 @@ const struct flag flags[] = {
     {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PROBE, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
      .choices = only_auto, .initial = "auto", .metavar = "SIZE",
      .help = "memory to measure with; auto: 1 GiB or twice the caches, up to 4 GiB"},
+
+    /* profile */
+    {"-o --output", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = PROFILE, .offset = AT(out_path), .metavar = "FILE",
+     .help = "write the profile, for --profile; -: to stdout, without the summary"},
+    {"--trace", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | PROFILE, .offset = AT(trace), .metavar = "FILE",
+     .help = "record the experts of every token, for bench/replay; with -ub 1 as decoded ones"},
 
     /* later */
     {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_LATER, COMPUTE, AT(kv_offload), "on",

@@ -12,7 +12,7 @@ static int (*const commands[VERB_COUNT])(struct cli *) = {
     [VERB_TOKENIZE] = cmd_tokenize, [VERB_DETOKENIZE] = cmd_detokenize,
     [VERB_TEMPLATE] = cmd_template, [VERB_INSPECT] = cmd_inspect,
     [VERB_PLAN] = cmd_plan,
-    [VERB_PROBE] = cmd_probe,
+    [VERB_PROBE] = cmd_probe,       [VERB_PROFILE] = cmd_profile,
 };
 
 static void write_log(void *ctx, enum log_level level, const char *line) {

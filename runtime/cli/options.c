@@ -15,6 +15,7 @@ static const struct verb_info verbs[VERB_COUNT] = {
     [VERB_RUN] = {"run", "-m FILE -p TEXT [flags]", "continue a raw text", 0},
     [VERB_BENCH] = {"bench", "-m FILE [-p N] [-n N] [-d N] [-r N] [flags]", "measure prompt and generation speed", 0},
     [VERB_PERPLEXITY] = {"perplexity", "-m FILE -f TEXT [flags]", "perplexity of a text; KL divergence between models", 0},
+    [VERB_PROFILE] = {"profile", "-m FILE -f TEXT [-o FILE] [flags]", "count how a text uses the experts", 0},
     [VERB_TOKENIZE] = {"tokenize", "-m FILE [flags] < text", "text on stdin to token ids", 0},
     [VERB_DETOKENIZE] = {"detokenize", "-m FILE [flags] < ids", "token ids on stdin to text", 0},
     [VERB_TEMPLATE] = {"template", "{-m FILE | --family NAME} [flags] < request.json",
@@ -23,7 +24,7 @@ static const struct verb_info verbs[VERB_COUNT] = {
     [VERB_PLAN] = {"plan", "-m FILE [--machine FILE] [flags]", "what would live where, and how fast it would be; loads nothing", 0},
     [VERB_PROBE] = {"probe", "[-m FILE] [-o FILE] [flags]", "measure this machine: memory, kernels, the drive a model lies on", 0},
 };
-static const char *const later_verbs[] = {"serve", "profile", "quantize", "imatrix"};
+static const char *const later_verbs[] = {"serve", "quantize", "imatrix"};
 
 const struct verb_info *verb_info(enum verb verb) { return &verbs[verb]; }
 

@@ -17,6 +17,7 @@ enum verb {
     VERB_RUN,
     VERB_BENCH,
     VERB_PERPLEXITY,
+    VERB_PROFILE,
     VERB_TOKENIZE,
     VERB_DETOKENIZE,
     VERB_TEMPLATE,
@@ -102,8 +103,13 @@ struct options {
     /* template */
     bool parse_tools;
 
+    /* how experts are used */
+    const char *profile; /* file; NULL: none given */
+    bool learn;          /* from run to run */
+    const char *trace;   /* file for the routes of this run; NULL: none */
+
     /* plan */
-    const char *machine, *profile; /* files; NULL: this machine; none */
+    const char *machine; /* facts file; NULL: this machine */
     int64_t plan_prompt;           /* tokens */
 
     /* bench */
@@ -118,7 +124,7 @@ struct options {
     const char *kl_base;
     bool kl_divergence;
 
-    /* probe */
+    /* probe, profile */
     const char *out_path; /* -o; "-": stdout */
     double seconds;
 

@@ -62,6 +62,24 @@ static void sync_folder(const char *path) {
     close(fd);
 }
 
+enum err whole_file_check_ours(const char *path, struct span mark, const char *what, struct reason *why) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return errno == ENOENT ? ERR_NONE : fail(why, ERR_IO, "%s: %s", path, strerror(errno));
+    char head[256];
+    const ssize_t got = read(fd, head, sizeof head);
+    close(fd);
+    if (got > 0 && memmem(head, (size_t)got, mark.ptr, mark.len)) return ERR_NONE;
+    return fail(why, ERR_ARGUMENT, "%s: exists and holds no %s; choose another name", path, what);
+}
+
+bool state_path(const char *state, const char *home, const char *name, struct text *out) {
+    if (state)
+        text_addf(out, "%s/coldstream/%s", state, name);
+    else if (home)
+        text_addf(out, "%s/.local/state/coldstream/%s", home, name);
+    return (state || home) && !out->failed;
+}
+
 enum err make_folders_of(const char *path, struct reason *why) {
     char *copy = strdup(path);
     if (!copy) return fail(why, ERR_NO_MEMORY, "%s: no memory", path);

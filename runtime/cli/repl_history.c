@@ -14,11 +14,7 @@
 enum { MAX_FILE_BYTES = 16 << 20, MAX_ENTRY_BYTES = 64 << 10 }; /* larger entries stay in memory */
 
 bool history_path(const char *state, const char *home, struct text *out) {
-    if (state)
-        text_addf(out, "%s/coldstream/history", state);
-    else if (home)
-        text_addf(out, "%s/.local/state/coldstream/history", home);
-    return (state || home) && !out->failed;
+    return state_path(state, home, "history", out);
 }
 
 static void escape(struct span entry, struct text *out) {

@@ -1,0 +1,34 @@
+/* What earlier runs learned about a model's experts, and adding this run to it.
+ *
+ * One profile a model under the user's state folder (coldstream/profiles/<name>-<hash of the identity>.json), read when a command
+ * starts and replaced whole when it ends. Programs that end at the same time: the later one adds to what the earlier one wrote,
+ * or, when they really meet, wins. Nothing here is ever a reason for a command to fail. */
+#ifndef COLDSTREAM_LEARN_H
+#define COLDSTREAM_LEARN_H
+
+#include "cli/cli.h"
+#include "cli/watch.h"
+
+struct learner {
+    struct cli *cli;
+    struct watch watch;
+    struct profile known; /* of --profile or earlier runs; no layers: nothing is known */
+    struct text path;     /* of the file of what is learned */
+    char identity[sizeof((struct profile *)0)->model];
+    bool keep;            /* add this run to it */
+};
+
+/* Before the engine opens: c->profile and c->watch are set as the options say (--profile, --learn, --trace). */
+void learn_load(struct cli *c, struct learner *l);
+/* The engine is open: count from here. Fails only when --trace asks for routes there is no memory for. */
+enum err learn_start(struct learner *l, const struct engine *e, struct reason *why) MUST_USE;
+/* Keep what was counted, unless it is next to nothing; releases everything. After the last session call. */
+void learn_end(struct learner *l);
+
+/* Which model a profile belongs to: name, shape, weights, as one line of printable UTF-8 that fits struct profile.model. */
+void model_identity(const struct model *m, char *out, size_t size);
+/* A profile file; errors name it. profile_close() is due after success. */
+enum err profile_read_file(const char *path, struct profile *out, struct reason *why) MUST_USE;
+enum err profile_write_file(const char *path, const struct profile *p, struct reason *why) MUST_USE;
+
+#endif
