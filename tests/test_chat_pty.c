@@ -96,8 +96,8 @@ static void become(const char *const *words, const char *setting) {
     char home[80], editor[80];
     snprintf(home, sizeof home, "HOME=%s", folder);
     snprintf(editor, sizeof editor, "EDITOR=sh %s/editor", folder);
-    char *environment[] = {home, editor, "TERM=xterm", "PATH=/usr/bin:/bin", "ASAN_OPTIONS=detect_leaks=1", (char *)setting,
-                           NULL};
+    char *environment[] = {home, editor, "TERM=xterm", "PATH=/usr/bin:/bin", "ASAN_OPTIONS=detect_leaks=1", "COLDSTREAM_LEARN=off",
+                           (char *)setting, NULL};
     char *argv[40] = {(char *)PROGRAM, "chat", "-m", model_path, "-s", "1", "-t", "1", NULL};
     size_t n = 8;
     while (*words && n < 39) argv[n++] = (char *)*words++;

@@ -123,7 +123,7 @@ static bool missing(const char *path) {
 static int open_folder(void **state) {
     (void)state;
     static const char *const names[FILE_COUNT] = {"in", "out", "err", "bad.gguf", "prompt", "base"};
-    if (!mkdtemp(folder)) return -1;
+    if (!mkdtemp(folder) || setenv("COLDSTREAM_LEARN", "off", 1) != 0) return -1; /* the user's own files are none of ours */
     for (int i = 0; i < FILE_COUNT; i++) snprintf(files[i], sizeof files[i], "%s/%s", folder, names[i]);
     return 0;
 }
