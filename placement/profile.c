@@ -6,11 +6,11 @@
  *
  * All keys are required, others are ignored; X is a number >= 0, and no expert was chosen more often than there were tokens.
  *
- * Distances come from one list a layer, the expert chosen last in front (Mattson 1970): an expert's place in it is the number of
- * others chosen since. The experts of one token are looked up together, in the list as the token before left it, and then go to
- * the front, the best choice first: the engine holds those that are here while it reads the others, so that a token never drives
- * out its own experts. With at least n_used slots this is exactly an LRU cache of one layer that begins empty. Nothing here
- * touches files or locks. */
+ * Distances come from one list a layer, the expert chosen last in front (Mattson 1970): an expert's place in it is the number
+ * of others chosen since. The experts of one token are looked up together, in the list as the token before left it, and then go
+ * to the front, the best choice first: the engine holds those that are here while it reads the others, so that a token never
+ * drives out its own experts. With at least n_used slots this is exactly an LRU cache of one layer that begins empty. Nothing
+ * here touches files or locks. */
 #include "placement/profile.h"
 
 #include <assert.h>
@@ -22,8 +22,8 @@
 
 #include "core/json.h"
 
-static const double max_count = 1e15;      /* sums stay exact, and finite whatever is added up */
-static const double fade_grain = 1.0 / 16; /* what is left of old counts is cut to this: short files, and an end to forgetting */
+static const double max_count = 1e15; /* sums stay exact, and finite whatever is added up */
+static const double fade_grain = 1.0 / 16; /* what fading leaves is cut to this: short files, and an end to forgetting */
 
 /* ---- shape ------------------------------------------------------------------------------------------------------ */
 
@@ -34,8 +34,8 @@ enum err profile_open(uint32_t n_layers, uint32_t n_experts, uint32_t n_used, st
     if (n_layers < 1 || n_layers > PROFILE_MAX_LAYERS || n_experts < 1 || n_experts > PROFILE_MAX_EXPERTS || n_used < 1 ||
         n_used > n_experts) {
         *out = (struct profile){0};
-        return fail(why, ERR_ARGUMENT, "a profile cannot count %" PRIu32 " of %" PRIu32 " experts in %" PRIu32 " layers", n_used,
-                    n_experts, n_layers);
+        return fail(why, ERR_ARGUMENT, "a profile cannot count %" PRIu32 " of %" PRIu32 " experts in %" PRIu32 " layers",
+                    n_used, n_experts, n_layers);
     }
     out->counts = calloc_checked(n_counts(out), sizeof *out->counts);
     out->reuse = calloc_checked((uint64_t)n_experts + 1, sizeof *out->reuse);
@@ -71,7 +71,8 @@ static enum err read_model(const json_t *root, struct profile *p, struct reason 
     bool ok = json_span(json_object_get(root, "model"), &s) && s.len < sizeof p->model;
     for (size_t i = 0; ok && i < s.len; i++) ok = (unsigned char)s.ptr[i] >= 0x20 && s.ptr[i] != 0x7f;
     if (!ok)
-        return fail(why, ERR_FORMAT, "model must be a text of at most %zu bytes, without control characters", sizeof p->model - 1);
+        return fail(why, ERR_FORMAT, "model must be a text of at most %zu bytes, without control characters",
+                    sizeof p->model - 1);
     memcpy(p->model, s.ptr, s.len);
     return ERR_NONE;
 }
@@ -92,7 +93,8 @@ static enum err read_layer(const json_t *list, uint32_t layer, struct profile *p
     double *counts = p->counts + (size_t)layer * p->n_experts;
     for (uint32_t e = 0; e < p->n_experts; e++)
         if (!read_count(json_array_get(list, e), p->tokens, &counts[e]))
-            return fail(why, ERR_FORMAT, "counts[%" PRIu32 "][%" PRIu32 "] must be a number from 0 to tokens (%g)", layer, e, p->tokens);
+            return fail(why, ERR_FORMAT, "counts[%" PRIu32 "][%" PRIu32 "] must be a number from 0 to tokens (%g)", layer, e,
+                        p->tokens);
     return ERR_NONE;
 }
 
@@ -142,8 +144,10 @@ enum err profile_parse(struct span json, struct profile *out, struct reason *why
 static void add_counts(const double *counts, size_t n, struct text *out) {
     for (size_t i = 0; i < n; i++) {
         text_addf(out, i ? ", " : "[");
-        if (counts[i] < 1e9 && counts[i] == (uint32_t)counts[i]) text_addf(out, "%" PRIu32, (uint32_t)counts[i]);
-        else json_write_double(counts[i], out);
+        if (counts[i] < 1e9 && counts[i] == (uint32_t)counts[i])
+            text_addf(out, "%" PRIu32, (uint32_t)counts[i]);
+        else
+            json_write_double(counts[i], out);
     }
     text_addf(out, "]");
 }
@@ -151,7 +155,8 @@ static void add_counts(const double *counts, size_t n, struct text *out) {
 void profile_write(const struct profile *p, struct text *out) {
     text_addf(out, "{\n  \"coldstream_profile\": %d,\n  \"model\": ", PROFILE_VERSION);
     json_write_string(span_of(p->model), out);
-    text_addf(out, ",\n  \"layers\": %" PRIu32 ", \"experts\": %" PRIu32 ", \"used\": %" PRIu32 ",\n  \"tokens\": ", p->n_layers,
+    text_addf(out,
+              ",\n  \"layers\": %" PRIu32 ", \"experts\": %" PRIu32 ", \"used\": %" PRIu32 ",\n  \"tokens\": ", p->n_layers,
               p->n_experts, p->n_used);
     json_write_double(p->tokens, out);
     text_addf(out, ",\n  \"reuse\": ");
@@ -176,8 +181,8 @@ enum err profile_merge(struct profile *into, const struct profile *from, double 
     assert(fade >= 0 && fade <= 1);
     if (into->n_layers != from->n_layers || into->n_experts != from->n_experts || into->n_used != from->n_used)
         return fail(why, ERR_ARGUMENT,
-                    "cannot add profiles of different shapes: %" PRIu32 " layers of %" PRIu32 " experts (%" PRIu32 " used) and %" PRIu32
-                    " of %" PRIu32 " (%" PRIu32 ")",
+                    "cannot add profiles of different shapes: %" PRIu32 " layers of %" PRIu32 " experts (%" PRIu32
+                    " used) and %" PRIu32 " of %" PRIu32 " (%" PRIu32 ")",
                     into->n_layers, into->n_experts, into->n_used, from->n_layers, from->n_experts, from->n_used);
     into->tokens = add_faded(into->tokens, fade, from->tokens);
     for (size_t i = 0; i < n_counts(into); i++) into->counts[i] = add_faded(into->counts[i], fade, from->counts[i]);

@@ -9,10 +9,10 @@
 enum { PROFILE_VERSION = 1, PROFILE_MAX_LAYERS = 4096, PROFILE_MAX_EXPERTS = 4096 };
 
 struct profile {
-    char model[160];    /* identity of the model it was counted on (general.name and shape); compared before use; UTF-8 */
+    char model[160]; /* identity of the model it was counted on (general.name and shape); compared before use; UTF-8 */
     uint32_t n_layers, n_experts, n_used;
-    double tokens;      /* tokens counted (fading makes it fractional) */
-    double *counts;     /* [n_layers][n_experts] times chosen; at most `tokens` each */
+    double tokens;  /* tokens counted (fading makes it fractional) */
+    double *counts; /* [n_layers][n_experts] times chosen; at most `tokens` each */
     /* [n_experts + 1] choices by stack distance: how many other experts of the same layer were chosen since the last time;
      * the last entry: never before. A per-layer LRU cache of s slots hits sum(reuse[0..s-1]) / sum(reuse) (Mattson 1970). */
     double *reuse;
@@ -22,7 +22,8 @@ struct profile {
 enum err profile_open(uint32_t n_layers, uint32_t n_experts, uint32_t n_used, struct profile *out, struct reason *why) MUST_USE;
 void profile_close(struct profile *p); /* closed and zeroed ones too */
 
-/* A profile file: untrusted. On failure *out is empty and `why` names the key. What is written reads back as the same values. */
+/* A profile file: untrusted. On failure *out is empty and `why` names the key. What is written reads back
+ * as the same values. */
 enum err profile_parse(struct span json, struct profile *out, struct reason *why) MUST_USE;
 void profile_write(const struct profile *p, struct text *out);
 

@@ -166,7 +166,8 @@ static void layers_need_not_keep_step(void **state) {
 
 static void impossible_shapes_are_refused(void **state) {
     (void)state;
-    const uint32_t shapes[][3] = {{0, 4, 2}, {2, 0, 0}, {2, 4, 0}, {2, 4, 5}, {PROFILE_MAX_LAYERS + 1, 4, 2}, {2, PROFILE_MAX_EXPERTS + 1, 2}};
+    const uint32_t shapes[][3] = {
+        {0, 4, 2}, {2, 0, 0}, {2, 4, 0}, {2, 4, 5}, {PROFILE_MAX_LAYERS + 1, 4, 2}, {2, PROFILE_MAX_EXPERTS + 1, 2}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct profile p;
         struct profile_recorder *r;
@@ -263,8 +264,8 @@ static void what_is_written_reads_back(void **state) {
     text_free(&text);
 }
 
-#define PROFILE(version, layers, experts, used, tokens, reuse, counts)                                               \
-    "{\"coldstream_profile\": " version ", \"model\": \"m\", \"layers\": " layers ", \"experts\": " experts           \
+#define PROFILE(version, layers, experts, used, tokens, reuse, counts)                                                         \
+    "{\"coldstream_profile\": " version ", \"model\": \"m\", \"layers\": " layers ", \"experts\": " experts                    \
     ", \"used\": " used ", \"tokens\": " tokens ", \"reuse\": " reuse ", \"counts\": " counts "}"
 
 static void broken_files_are_refused_by_key(void **state) {
@@ -289,10 +290,14 @@ static void broken_files_are_refused_by_key(void **state) {
         {PROFILE("1", "2", "2", "1", "3", "[0,0,0]", "[[1,2],[1]]"), "counts[1] must be a list of 2", ERR_FORMAT},
         {PROFILE("1", "1", "2", "1", "3", "[0,0,0]", "[[1,-1]]"), "counts[0][1]", ERR_FORMAT},
         {PROFILE("1", "1", "2", "1", "3", "[0,0,0]", "[[4,1]]"), "counts[0][0]", ERR_FORMAT},
-        {"{\"coldstream_profile\": 1, \"model\": 5, \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 0, \"reuse\": [0, 0], "
-         "\"counts\": [[0]]}", "model must be a text", ERR_FORMAT},
-        {"{\"coldstream_profile\": 1, \"model\": \"a\\nb\", \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 0, \"reuse\": [0, 0], "
-         "\"counts\": [[0]]}", "model must be a text", ERR_FORMAT},
+        {"{\"coldstream_profile\": 1, \"model\": 5, \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 0, \"reuse\": [0, "
+         "0], "
+         "\"counts\": [[0]]}",
+         "model must be a text", ERR_FORMAT},
+        {"{\"coldstream_profile\": 1, \"model\": \"a\\nb\", \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 0, "
+         "\"reuse\": [0, 0], "
+         "\"counts\": [[0]]}",
+         "model must be a text", ERR_FORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct profile p;

@@ -2,6 +2,7 @@
  *
  * The interrupt flag is the one piece of process-wide state, because a signal handler has no other way to hand it over. */
 #include "cli/cli.h"
+#include "cli/io_report.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -261,7 +262,8 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
 }
 
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) {
-    struct load_progress progress = {c, clock_ns()};
+    c->opened_ns = clock_ns();
+    struct load_progress progress = {c, c->opened_ns};
     struct engine_options options = cli_engine_options(c, vocab_only);
     options.on_load = on_load;
     options.on_load_ctx = &progress;
@@ -279,6 +281,21 @@ enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, st
         log_line(&c->log, LOG_WARN,
                  "direct reads are not possible for this file; the weights were read through the page cache");
     return ERR_NONE;
+}
+
+void cli_describe_io(const struct cli *c, const struct engine *e, struct text *out) {
+    struct engine_io io;
+    engine_get_io(e, &io);
+    io_report(&io, clock_ns() - c->opened_ns, out);
+}
+
+void cli_log_io(const struct cli *c, const struct engine *e) {
+    struct text lines = {0};
+    cli_describe_io(c, e, &lines);
+    char *rest = lines.failed ? NULL : lines.ptr, *line;
+    while (rest && (line = strsep(&rest, "\n")))
+        if (*line) log_line(&c->log, LOG_INFO, "%s", line);
+    text_free(&lines);
 }
 
 enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) {

@@ -18,6 +18,7 @@ struct cli {
     uint64_t kv_tokens;              /* context the engine's plan sets memory aside for; 0: as -c says */
     bool fill_first;                 /* load all that RAM will hold before starting */
     const struct profile *profile;   /* for the engine that is opened next; NULL: none */
+    uint64_t opened_ns;              /* when the engine began to open */
     struct watch *watch;             /* sees what the engine's router chooses; NULL: nobody does */
 };
 
@@ -83,6 +84,10 @@ enum err cli_unescape(const char *text, struct text *out, struct reason *why) MU
 struct engine_options cli_engine_options(struct cli *c, bool vocab_only);
 /* Open it, with a progress line, and log what was resolved. */
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) MUST_USE;
+/* Reading of experts since the engine was opened, in a few lines: chat's /stats. Nothing when the model has none to read. */
+void cli_describe_io(const struct cli *c, const struct engine *e, struct text *out);
+/* The same to the log: -v. */
+void cli_log_io(const struct cli *c, const struct engine *e);
 /* The engine's tokenizer, or a reason that names the file. */
 enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) MUST_USE;
 /* --family, else what the file's template says; a weak guess is a warning where the template is used (chat, template). */

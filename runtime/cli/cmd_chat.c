@@ -274,6 +274,7 @@ int cmd_chat(struct cli *c) {
     const int status = code ? cli_fail(c, code, &why) : r.status;
     if (r.interactive && c->color_stdout && cli_write(SPAN("\033[0m"))) { /* whatever was printed last */
     }
+    if (!code) cli_log_io(c, r.engine);
     learn_end(&learner);
     history_close(&r.history);
     transcript_close(&r.transcript);

@@ -1,5 +1,5 @@
-/* profile: how a text uses the experts. The text is read in chunks of -c tokens, each from an empty context, as perplexity does;
- * the end that fills no chunk counts too. */
+/* profile: how a text uses the experts. The text is read in chunks of -c tokens, each from an empty context, as perplexity
+ * does; the end that fills no chunk counts too. */
 #include "cli/cli.h"
 
 #include <inttypes.h>
@@ -23,7 +23,8 @@ struct profiling {
 
 static bool on_progress(void *ctx, uint64_t done, uint64_t total) {
     const struct profiling *p = ctx;
-    const double seconds = 1e-9 * (double)(clock_ns() - p->begin_ns), part = ((double)p->chunk + (double)done / (double)total) / (double)p->n_chunks;
+    const double seconds = 1e-9 * (double)(clock_ns() - p->begin_ns),
+                 part = ((double)p->chunk + (double)done / (double)total) / (double)p->n_chunks;
     if (seconds > 1) cli_progress(p->cli, "chunk %zu of %zu, %.0f s left", p->chunk + 1, p->n_chunks, seconds * (1 / part - 1));
     return cli_cancelled();
 }
@@ -96,8 +97,8 @@ static enum err summarize(const struct profile *p, size_t n_chunks, struct text 
     for (int i = 0; i < 3; i++) hits[i] = profile_hit_rate(p, residencies[i] * p->n_experts);
     /* A token's experts stand in front when the next one looks: what is repeated is found within n_used places. */
     const double repeated = profile_hit_rate(p, p->n_used);
-    text_addf(out, "%.0f tokens in %zu chunk%s; %" PRIu32 " layers, %" PRIu32 " of %" PRIu32 " experts a token\n", p->tokens, n_chunks,
-              n_chunks == 1 ? "" : "s", p->n_layers, p->n_used, p->n_experts);
+    text_addf(out, "%.0f tokens in %zu chunk%s; %" PRIu32 " layers, %" PRIu32 " of %" PRIu32 " experts a token\n", p->tokens,
+              n_chunks, n_chunks == 1 ? "" : "s", p->n_layers, p->n_used, p->n_experts);
     add_row("most chosen experts of a layer", " %6.0f %%", shares, 4, out);
     add_row("  their share of choices", " %6.1f %%", top, 4, out);
     add_row("chosen again by the next token", " %6.1f %%", &repeated, 1, out);
@@ -118,8 +119,10 @@ static enum err write_results(struct profiling *p, const struct model *m, struct
     if (o->out_path && !to_stdout) TRY(profile_write_file(o->out_path, &named, why));
     if (o->trace) TRY(watch_write_trace(&p->watch, o->trace, why));
     enum err err = ERR_NONE;
-    if (to_stdout) profile_write(&named, &out);
-    else err = summarize(&named, p->n_chunks, &out, why);
+    if (to_stdout)
+        profile_write(&named, &out);
+    else
+        err = summarize(&named, p->n_chunks, &out, why);
     if (!err && !cli_write_text(&out)) err = fail(why, ERR_IO, "stdout: cannot write");
     text_free(&out);
     return err;

@@ -168,6 +168,7 @@ static enum err complete(struct run *r, struct engine *e, struct reason *why) {
     r->end_ns = clock_ns();
     if (!r->broken && (!code || r->printed)) print_end(r);
     if (!code) report(r, prompt.len);
+    if (!code) cli_log_io(r->cli, e);
 done:
     token_list_free(&prompt);
     return code;

@@ -21,8 +21,10 @@ static const double half_life_tokens = 16384; /* older use counts half after so 
 /* ---- identity --------------------------------------------------------------------------------------------------- */
 
 static void add_name(struct span name, struct text *out) {
-    text_add_span(out, name.len ? (struct span){0} : SPAN("unnamed"));
-    unicode_normalize(name, false, out);
+    if (name.len)
+        unicode_normalize(name, false, out);
+    else
+        text_add_span(out, SPAN("unnamed"));
     size_t len = out->len < NAME_BYTES ? out->len : NAME_BYTES;
     while (len && len < out->len && ((unsigned char)out->ptr[len] & 0xc0) == 0x80) len--;
     out->len = len;
@@ -34,8 +36,8 @@ void model_identity(const struct model *m, char *out, size_t size) {
     const struct model_shape *s = &m->shape;
     struct text name = {0};
     add_name(m->name, &name);
-    snprintf(out, size, "%.*s %" PRIu32 "x%" PRIu32 "/%" PRIu32 " %" PRIu32 "x%" PRIu32 " %" PRIu64, (int)name.len, name.ptr ? name.ptr : "",
-             s->n_layers, s->n_experts, s->n_experts_used, s->n_embd, s->n_ff, m->weight_bytes);
+    snprintf(out, size, "%.*s %" PRIu32 "x%" PRIu32 "/%" PRIu32 " %" PRIu32 "x%" PRIu32 " %" PRIu64, (int)name.len,
+             name.ptr ? name.ptr : "", s->n_layers, s->n_experts, s->n_experts_used, s->n_embd, s->n_ff, m->weight_bytes);
     text_free(&name);
 }
 
@@ -60,7 +62,8 @@ enum err profile_read_file(const char *path, struct profile *out, struct reason 
     struct reason inner = {""};
     *out = (struct profile){0};
     enum err err = whole_file_read(path, MAX_FILE_BYTES, &json, why);
-    if (!err && (err = profile_parse((struct span){json.ptr, json.len}, out, &inner))) fail(why, err, "%s: %s", path, inner.text);
+    if (!err && (err = profile_parse((struct span){json.ptr, json.len}, out, &inner)))
+        fail(why, err, "%s: %s", path, inner.text);
     text_free(&json);
     return err;
 }
@@ -80,7 +83,8 @@ static bool same_shape(const struct profile *p, const struct model_shape *s) {
     return p->n_layers == s->n_layers && p->n_experts == s->n_experts && p->n_used == s->n_experts_used;
 }
 
-/* A profile of another quantization of the model serves, so a given one needs only the shape; what was learned must be its own. */
+/* A profile of another quantization of the model serves, so a given one needs only the shape; what was learned must be its own.
+ */
 static void take_profile(struct learner *l, const char *path, const struct model *m, const char *identity, bool given) {
     const struct log_sink *log = &l->cli->log;
     struct reason why;
@@ -96,7 +100,8 @@ static void take_profile(struct learner *l, const char *path, const struct model
         log_line(log, LOG_INFO, "experts are placed by %s: %.0f tokens", path, l->known.tokens);
         if (!same) log_line(log, LOG_INFO, "%s was counted on another model: %s", path, l->known.model);
     } else {
-        log_line(log, LOG_WARN, "%s is about another model (%s), not this one (%s); it is ignored", path, l->known.model, identity);
+        log_line(log, LOG_WARN, "%s is about another model (%s), not this one (%s); it is ignored", path, l->known.model,
+                 identity);
     }
 }
 
@@ -106,13 +111,16 @@ void learn_load(struct cli *c, struct learner *l) {
     c->profile = NULL;
     c->watch = o->learn || o->trace ? &l->watch : NULL;
     struct model *m = NULL;
-    if ((!o->profile && !o->learn) || model_open(o->model, true, &m, NULL)) return; /* the engine will say what is wrong with it */
+    if ((!o->profile && !o->learn) || model_open(o->model, true, &m, NULL))
+        return; /* the engine will say what is wrong with it */
     char identity[sizeof l->known.model], name[128];
     model_identity(m, identity, sizeof identity);
     file_name(identity, name, sizeof name);
     if (l->keep) l->keep = state_path(o->state_home, o->home, name, &l->path);
-    if (o->profile) take_profile(l, o->profile, m, identity, true);
-    else if (l->keep && access(l->path.ptr, F_OK) == 0) take_profile(l, l->path.ptr, m, identity, false);
+    if (o->profile)
+        take_profile(l, o->profile, m, identity, true);
+    else if (l->keep && access(l->path.ptr, F_OK) == 0)
+        take_profile(l, l->path.ptr, m, identity, false);
     model_close(&m);
 }
 
@@ -160,13 +168,13 @@ static enum err add_run(struct learner *l, const struct profile *new, struct rea
 void learn_end(struct learner *l) {
     const struct profile *new = watch_profile(&l->watch);
     struct reason why;
-    if (l->keep && new && new->tokens >= LEAST_TOKENS) {
+    if (l->keep && new &&new->tokens >= LEAST_TOKENS) {
         const uint64_t begin = clock_ns();
         if (add_run(l, new, &why))
             log_line(&l->cli->log, LOG_WARN, "the use of experts is not kept: %s (--no-learn)", why.text);
         else
-            log_line(&l->cli->log, LOG_INFO, "the use of experts in %.0f tokens was added to %s in %.0f ms", new->tokens, l->path.ptr,
-                     1e-6 * (double)(clock_ns() - begin));
+            log_line(&l->cli->log, LOG_INFO, "the use of experts in %.0f tokens was added to %s in %.0f ms", new->tokens,
+                     l->path.ptr, 1e-6 * (double)(clock_ns() - begin));
     }
     if (l->cli) l->cli->watch = NULL;
     watch_close(&l->watch);

@@ -1,8 +1,8 @@
 /* What earlier runs learned about a model's experts, and adding this run to it.
  *
- * One profile a model under the user's state folder (coldstream/profiles/<name>-<hash of the identity>.json), read when a command
- * starts and replaced whole when it ends. Programs that end at the same time: the later one adds to what the earlier one wrote,
- * or, when they really meet, wins. Nothing here is ever a reason for a command to fail. */
+ * One profile a model under the user's state folder (coldstream/profiles/<name>-<hash of the identity>.json), read when a
+ * command starts and replaced whole when it ends. Programs that end at the same time: the later one adds to what the earlier
+ * one wrote, or, when they really meet, wins. Nothing here is ever a reason for a command to fail. */
 #ifndef COLDSTREAM_LEARN_H
 #define COLDSTREAM_LEARN_H
 
@@ -15,7 +15,7 @@ struct learner {
     struct profile known; /* of --profile or earlier runs; no layers: nothing is known */
     struct text path;     /* of the file of what is learned */
     char identity[sizeof((struct profile *)0)->model];
-    bool keep;            /* add this run to it */
+    bool keep; /* add this run to it */
 };
 
 /* Before the engine opens: c->profile and c->watch are set as the options say (--profile, --learn, --trace). */

@@ -1,4 +1,5 @@
-/* Whole files, and where those of the user lie: read with a size limit, and replaced so that a crash leaves the old or the new content. */
+/* Whole files, and where those of the user lie: read with a size limit, and replaced so that a crash leaves the old or the new
+ * content. */
 #ifndef COLDSTREAM_REPL_FILE_H
 #define COLDSTREAM_REPL_FILE_H
 

@@ -391,6 +391,7 @@ static void do_stats(struct repl *r) {
     text_addf(&lines, "memory: weights %.0f MiB, scratch %.0f MiB, KV cache room %.0f MiB; peak of the process %.0f MiB\n",
               mib(info.weight_bytes), mib(info.scratch_bytes), mib(session_capacity(r->session) * info.kv_bytes_per_token),
               (double)usage.ru_maxrss / 1024);
+    cli_describe_io(r->cli, r->engine, &lines);
     show(r, &lines);
 }
 

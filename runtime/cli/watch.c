@@ -1,5 +1,5 @@
-/* See watch.h. A batch shows itself layer by layer, its tokens ascending: how many it has is known when its second layer begins,
- * so that the first layer's choices wait for that. */
+/* See watch.h. A batch shows itself layer by layer, its tokens ascending: how many it has is known when its second layer
+ * begins, so that the first layer's choices wait for that. */
 #include "cli/watch.h"
 
 #include <stdlib.h>
@@ -54,7 +54,8 @@ static enum err keep_first(struct watch *w, uint64_t position, const int32_t *ex
 }
 
 static enum err trace(struct watch *w, uint32_t layer, uint64_t position, bool expected, const int32_t *experts) {
-    if (layer == 0) return expected ? ERR_NONE : keep_first(w, position, experts); /* nothing is in front of layer 0 to guess it */
+    if (layer == 0)
+        return expected ? ERR_NONE : keep_first(w, position, experts); /* nothing is in front of layer 0 to guess it */
     if (w->n_first) TRY(begin_batch(w));
     const uint64_t token = position - w->batch_position;
     if (position < w->batch_position || token >= w->batch_tokens) return ERR_NONE;

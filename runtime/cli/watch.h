@@ -2,7 +2,8 @@
  * token as routes.
  *
  * watch_experts() runs on a worker's thread during session calls; everything else on the caller's thread between them. Before
- * watch_open() and after watch_close() the hook does nothing, so that it can be given to engine_open(), which knows the shape. */
+ * watch_open() and after watch_close() the hook does nothing, so that it can be given to engine_open(), which knows the shape.
+ */
 #ifndef COLDSTREAM_WATCH_H
 #define COLDSTREAM_WATCH_H
 

@@ -1,0 +1,42 @@
+/* See io_report.h: what /stats shows and -v logs. */
+#include "cli/io_report.h"
+
+#include <inttypes.h>
+
+static double percent(uint64_t part, uint64_t whole) { return whole ? 100.0 * (double)part / (double)whole : 0; }
+
+static void add_bytes(const struct engine_io *io, struct text *out) {
+    const double a_token = 1e-6 / (double)(io->tokens ? io->tokens : 1);
+    const uint64_t all = io->demand_bytes + io->ahead_bytes + io->fill_bytes;
+    text_addf(out, "read a token: %.1f MB needed, %.1f MB ahead, %.1f MB in the background; %.2f GB in all\n",
+              a_token * (double)io->demand_bytes, a_token * (double)io->ahead_bytes, a_token * (double)io->fill_bytes,
+              1e-9 * (double)all);
+}
+
+static void add_drive(const struct engine_io *io, uint64_t ns, struct text *out) {
+    text_addf(out, "drive: busy for %.1f of %.1f s (%.0f %%)", 1e-9 * (double)io->busy_ns, 1e-9 * (double)ns,
+              percent(io->busy_ns, ns));
+    if (io->tokens) text_addf(out, ", %.1f ms a token waited for it", 1e-6 * (double)io->wait_ns / (double)io->tokens);
+    if (io->retries) text_addf(out, ", %" PRIu64 " read%s repeated", io->retries, io->retries == 1 ? "" : "s");
+    text_addf(out, "\n");
+}
+
+static void add_look_ahead(const struct engine_io *io, struct text *out) {
+    text_addf(out, "look-ahead: %s", io->look_ahead_on ? "on" : "off");
+    if (io->expected) text_addf(out, ", %.1f %% of what it expected was chosen", percent(io->expected_right, io->expected));
+    if (io->ahead_reads)
+        text_addf(out, ", %.1f %% of %" PRIu64 " experts read ahead were used", percent(io->ahead_used, io->ahead_reads),
+                  io->ahead_reads);
+    text_addf(out, "\n");
+}
+
+void io_report(const struct engine_io *io, uint64_t ns, struct text *out) {
+    if (!io->experts) return;
+    text_addf(out, "experts: %" PRIu32 " of %" PRIu32 " in RAM, room for %" PRIu32 "; read with %s\n", io->resident,
+              io->experts, io->slots, io->backend);
+    if (io->uses)
+        text_addf(out, "hits: %.1f %% of %" PRIu64 " experts that were needed\n", percent(io->hits, io->uses), io->uses);
+    if (io->tokens) add_bytes(io, out);
+    add_drive(io, ns, out);
+    add_look_ahead(io, out);
+}
