@@ -1,10 +1,10 @@
 /* Prefill and decode through the engine under a RAM budget, with what explains the speed:
  *
  *     decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]
- *            [--no-look-ahead] [--fill] [--seed N] [--routes FILE | --record FILE] [--csv]
+ *            [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]
  *
- * A prompt of -p pseudo-random tokens, -w decoded ones to warm up, then R stretches of -n (argmax of the logits: the model's own
- * continuation). A line each: tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a
+ * A prompt of -p pseudo-random tokens, -w decoded ones to warm up, then R stretches of -n: pseudo-random ones too, as
+ * llama-bench feeds them, or with --greedy the model's own continuation. A line each: tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a
  * token the workers waited for the drive, share of the time the drive was busy and its rate meanwhile, how much of the
  * look-ahead's guesses and reads was right, peak RSS. --routes replaces the routers' choices by a file's (bench/replay makes
  * some), --record writes the model's own. */
@@ -23,7 +23,8 @@ struct decode {
     struct engine_options engine;
     const char *routes_file, *record_file;
     long prompt, warm, n, repeats, seed;
-    bool csv;
+    bool csv, greedy;
+    uint64_t random;
     struct routes routes;
     struct engine *e;
     struct session *s;
@@ -34,7 +35,7 @@ struct decode {
 
 static int usage(void) {
     fputs("decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]\n"
-          "       [--no-look-ahead] [--fill] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
+          "       [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
           stderr);
     return USAGE;
 }
@@ -91,14 +92,22 @@ static enum err open_all(struct decode *d, struct reason *why) {
     return session_open(d->e, all, &d->s, why);
 }
 
+static int32_t random_token(struct decode *d) {
+    d->random = d->random * 6364136223846793005u + 1442695040888963407u;
+    return (int32_t)((d->random >> 33) % engine_model(d->e)->shape.n_vocab);
+}
+
+static int32_t best_token(const struct decode *d) {
+    uint32_t best = 0;
+    for (uint32_t t = 1; t < engine_model(d->e)->shape.n_vocab; t++)
+        if (d->logits[t] > d->logits[best]) best = t;
+    return (int32_t)best;
+}
+
 static enum err step(struct decode *d, long n, struct reason *why) {
-    const uint32_t vocab = engine_model(d->e)->shape.n_vocab;
     for (long i = 0; i < n; i++) {
-        uint32_t best = 0;
-        for (uint32_t t = 1; t < vocab; t++)
-            if (d->logits[t] > d->logits[best]) best = t;
-        d->tokens[d->length++] = (int32_t)best;
-        TRY(session_append(d->s, (int32_t)best, &d->logits, why));
+        const int32_t token = d->tokens[d->length++] = d->greedy ? best_token(d) : random_token(d);
+        TRY(session_append(d->s, token, &d->logits, why));
     }
     return ERR_NONE;
 }
@@ -148,11 +157,8 @@ static enum err run(struct decode *d, uint64_t start, struct reason *why) {
     TRY(open_all(d, why));
     if (d->csv)
         puts("what,tokens,tok_s,hits,needed_mb,ahead_mb,fill_mb,wait_ms,busy,busy_gb_s,guesses,used,slots,resident,backend,rss_mib");
-    uint64_t random = (uint64_t)d->seed;
-    for (long i = 0; i < d->prompt; i++) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        d->tokens[d->length++] = (int32_t)((random >> 33) % engine_model(d->e)->shape.n_vocab);
-    }
+    d->random = (uint64_t)d->seed;
+    for (long i = 0; i < d->prompt; i++) d->tokens[d->length++] = random_token(d);
     TRY(measure(d, "prompt", d->prompt, true, why));
     fprintf(stderr, "first logits %.2f s after the start\n", 1e-9 * (double)(clock_ns() - start));
     if (d->warm) TRY(measure(d, "warm", d->warm, false, why));
@@ -170,6 +176,7 @@ static bool parse(struct decode *d, int argc, char **argv) {
         if (strcmp(flag, "--no-look-ahead") == 0) d->engine.no_look_ahead = true;
         else if (strcmp(flag, "--fill") == 0) d->engine.fill_first = true;
         else if (strcmp(flag, "--csv") == 0) d->csv = true;
+        else if (strcmp(flag, "--greedy") == 0) d->greedy = true;
         else if (!value) return false;
         else {
             bool known = false;
