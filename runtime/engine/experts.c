@@ -2,6 +2,7 @@
  * experts_fill.c opens the store, fills it in the background and hands it over. A read's tag is its slot. */
 #include "engine/experts.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "engine/experts_private.h"
@@ -100,16 +101,29 @@ bool experts_start_one_fill(struct experts *x) {
 
 bool experts_looks_ahead(const struct experts *x) { return x->looking; }
 
-static void release_expected(struct experts *x) {
-    for (uint32_t i = 0; i < x->n_ahead_held; i++) cache_release(x->cache, x->ahead_held[i]);
-    x->n_ahead_held = x->n_ahead = x->next_ahead = 0;
+/* Nothing more is read ahead for `layer`, and what was is kept no longer: what is needed of it has its own hold by now. */
+static void release_expected(struct experts *x, uint32_t layer) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < x->n_held; i++) {
+        if (x->held[i].layer == layer) cache_release(x->cache, x->held[i].slot);
+        else x->held[kept++] = x->held[i];
+    }
+    x->n_held = kept;
+    struct expectation *e = &x->next[layer % LOOK_LAYERS];
+    if (e->layer == layer) e->n_expected = e->n_queue = e->sent = 0;
+}
+
+void experts_forget_expected(struct experts *x) {
+    for (uint32_t l = 0; l < LOOK_LAYERS; l++) release_expected(x, x->next[l].layer);
+    assert(x->n_held == 0);
 }
 
 /* How good the guess for this layer was. */
 static void judge_expected(struct experts *x, uint32_t layer) {
-    if (x->ahead_layer != layer || x->n_expected == 0) return;
-    x->io.expected += x->n_expected;
-    for (uint32_t i = 0; i < x->n_needs; i++) x->io.expected_right += x->expected[x->needs[i].expert];
+    const struct expectation *e = &x->next[layer % LOOK_LAYERS];
+    if (e->layer != layer || e->n_expected == 0) return;
+    x->io.expected += e->n_expected;
+    for (uint32_t i = 0; i < x->n_needs; i++) x->io.expected_right += e->expected[x->needs[i].expert];
 }
 
 static void note_need(struct experts *x, struct need *n, uint32_t layer) {
@@ -138,7 +152,7 @@ void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *
         note_need(x, &x->needs[i], layer);
     }
     judge_expected(x, layer);
-    release_expected(x); /* what is needed of it is held by now */
+    release_expected(x, layer);
 }
 
 /* Needs that lost or never had a slot, as far as slots and the drive allow, in one submission. */
@@ -168,23 +182,41 @@ static bool outstanding(struct experts *x) {
     return any;
 }
 
-/* While the layer's own reads are done: what the next layer probably needs, then the background. */
-static void use_idle_drive(struct experts *x) {
-    for (int32_t slot; x->next_ahead < x->n_ahead;) {
-        const uint32_t expert = x->ahead[x->next_ahead];
-        if (cache_find(x->cache, x->ahead_layer, expert) < 0) {
-            if (fetch_free(x->fetch) == 0 || (!x->passing && x->n_ahead_held >= x->ahead_limit)) break;
-            if (!start_read(x, x->ahead_layer, expert, x->passing ? CACHE_PASSING : CACHE_AHEAD, READ_AHEAD, &slot)) {
-                if (x->passing) break; /* a slot comes free with the next wave */
-            } else {
-                cache_hold(x->cache, slot);
-                x->ahead_held[x->n_ahead_held++] = slot;
-            }
+/* Room for one more read in advance? While decoding, few are under way at once, so that a demanded one waits for few. */
+static bool may_read_ahead(const struct experts *x) {
+    return x->passing ? fetch_free(x->fetch) > 0 : fetch_busy(x->fetch) < x->ahead_limit;
+}
+
+/* Send what is expected of a layer to come, as far as slots and the drive allow. */
+static void read_ahead(struct experts *x, struct expectation *e) {
+    for (int32_t slot; e->sent < e->n_queue && may_read_ahead(x); e->sent++) {
+        const uint32_t expert = e->queue[e->sent];
+        if (cache_find(x->cache, e->layer, expert) >= 0) continue;
+        if (start_read(x, e->layer, expert, x->passing ? CACHE_PASSING : CACHE_AHEAD, READ_AHEAD, &slot)) {
+            cache_hold(x->cache, slot);
+            x->held[x->n_held++] = (struct ahead_hold){e->layer, slot};
+        } else if (x->passing) {
+            return; /* a slot comes free with the next wave */
         }
-        x->next_ahead++;
     }
-    if (!x->passing && x->next_ahead == x->n_ahead && x->io.batches > 0 && fetch_busy(x->fetch) == 0) (void)experts_start_one_fill(x);
+}
+
+/* While the layer's own reads are done: what the next layers probably need, then the background. */
+static void use_idle_drive(struct experts *x) {
+    bool all_sent = true;
+    for (uint32_t l = x->layer + 1; l <= x->layer + LOOK_LAYERS; l++) {
+        struct expectation *e = &x->next[l % LOOK_LAYERS];
+        if (e->layer != l) continue;
+        read_ahead(x, e);
+        all_sent &= e->sent == e->n_queue;
+    }
+    if (!x->passing && all_sent && x->io.batches > 0 && fetch_busy(x->fetch) == 0) (void)experts_start_one_fill(x);
     fetch_send(x->fetch);
+}
+
+void experts_breathe(struct experts *x) {
+    experts_reap(x, 0);
+    use_idle_drive(x);
 }
 
 /* Hand out ready experts: those that came for this layer first, so that their slots come free. */
@@ -220,7 +252,8 @@ enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_sto
         if (x->failed != ERR_NONE) return *why = x->failure, x->failed;
         const bool waits = outstanding(x);
         if (!waits) use_idle_drive(x);
-        const bool limit = waits || (x->passing && x->next_ahead < x->n_ahead);
+        const struct expectation *next = &x->next[(x->layer + 1) % LOOK_LAYERS];
+        const bool limit = waits || (x->passing && next->sent < next->n_queue);
         *n = hand_out(x, limit ? most_tokens : UINT32_MAX, out);
         *more = waits;
         for (uint32_t i = 0; i < x->n_needs && !*more; i++) *more = x->needs[i].state == NEED_READY;
@@ -243,14 +276,15 @@ void experts_end(struct experts *x) {
 }
 
 void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, uint32_t n) {
-    release_expected(x);
-    x->ahead_layer = layer;
-    x->n_expected = n;
-    memset(x->expected, 0, x->m->shape.n_experts);
+    struct expectation *e = &x->next[layer % LOOK_LAYERS];
+    e->layer = layer;
+    e->n_expected = n;
+    e->n_queue = e->sent = 0;
+    memset(e->expected, 0, x->m->shape.n_experts);
+    const uint32_t believed = n <= x->m->shape.n_experts_used ? x->ahead_ranks : n;
     for (uint32_t i = 0; i < n; i++) {
-        x->expected[experts[i]] = 1;
-        if (cache_find(x->cache, layer, (uint32_t)experts[i]) < 0) x->ahead[x->n_ahead++] = (uint32_t)experts[i];
+        e->expected[experts[i]] = 1;
+        if (i < believed && cache_find(x->cache, layer, (uint32_t)experts[i]) < 0) e->queue[e->n_queue++] = (uint32_t)experts[i];
     }
     cache_expect(x->cache, layer, experts, n);
 }
-

@@ -12,7 +12,10 @@
 #include "model/model.h"
 #include "placement/plan.h"
 
-enum { EXPERT_MATRICES = 3 /* gate, up, down */ };
+enum {
+    EXPERT_MATRICES = 3, /* gate, up, down */
+    LOOK_LAYERS = 2      /* how far ahead experts can be expected */
+};
 
 struct experts_options {
     const struct model *model;
@@ -64,8 +67,10 @@ void experts_end(struct experts *x);
 
 /* Should the router of the next layer be asked in advance? Constant between experts_begin() and the next one. */
 bool experts_looks_ahead(const struct experts *x);
-/* The distinct experts expected at `layer`, which comes next; likeliest first. */
+/* The distinct experts expected at `layer`, one of the LOOK_LAYERS to come; likeliest first. The latest word counts. */
 void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, uint32_t n);
+/* Between layers: see what arrived, and keep the drive at what is expected. Cheap. */
+void experts_breathe(struct experts *x);
 
 /* Not during a run. */
 void experts_count(struct experts *x, struct engine_io *out);

@@ -87,42 +87,54 @@ static void next_wave(struct graph *g, const struct network_layer *l) {
     }
 }
 
-/* The distinct experts of the next layer's router, of all asked tokens' first ranks before their second. Worker 0. */
-static void tell_expected(struct graph *g, uint32_t layer) {
+/* The distinct experts that the router `ahead` layers on would choose, of all asked tokens' first ranks before their second. */
+static void tell_expected(struct graph *g, uint32_t layer, uint32_t ahead) {
     const uint32_t used = g->net->shape->n_experts_used;
+    int32_t *chosen = g->look_expert + (size_t)(ahead - 1) * LOOK_TOKENS * used;
     uint32_t n = 0;
     for (uint32_t i = 0; g->hook.on_experts && i < g->n_look; i++)
-        g->hook.on_experts(g->hook.ctx, layer, g->batch->first + (uint64_t)g->look_token[i], true, g->look_expert + i * used);
+        g->hook.on_experts(g->hook.ctx, layer + ahead, g->batch->first + (uint64_t)g->look_token[i], true, chosen + i * used);
     for (uint32_t r = 0; r < used; r++)
         for (uint32_t i = 0; i < g->n_look; i++) {
-            const int32_t e = g->look_expert[i * used + r];
+            const int32_t e = chosen[i * used + r];
             bool seen = false;
             for (uint32_t j = 0; j < n && !seen; j++) seen = g->look_seen[j] == e;
             if (!seen) g->look_seen[n++] = e;
         }
-    experts_expect(g->experts, layer, g->look_seen, n);
+    experts_expect(g->experts, layer + ahead, g->look_seen, n);
 }
 
-/* Routers of this layer and, when the store looks ahead, of the next one, on the same input: 88.6 % of its choices come out
- * right that way on Qwen3-30B-A3B (landscape of published measurements), at the cost of reading one more router. */
+/* How many layers on the routers are asked: one for a prompt, whose next layer already keeps the drive busy. */
+static uint32_t look_layers(const struct graph *g, uint32_t layer) {
+    const uint32_t left = g->net->shape->n_layers - 1 - layer, most = g->batch->n == 1 ? LOOK_LAYERS : 1;
+    return !g->looks_ahead ? 0 : left < most ? left : most;
+}
+
+/* Routers of this layer and, when the store looks ahead, of the next ones, on the same input: 88.6 % of the next one's choices
+ * come out right that way on Qwen3-30B-A3B (landscape of published measurements), at the cost of reading one more router. */
 static void route(struct step *s, const struct network_layer *l, uint32_t layer) {
     struct graph *g = s->g;
     const uint32_t n = g->batch->n, used = g->net->shape->n_experts_used, x = g->net->shape->n_experts;
-    const bool look = g->looks_ahead && layer + 1 < g->net->shape->n_layers;
-    const struct matrix *next = look ? &g->net->layers[layer + 1].router : NULL;
-    const struct job jobs[] = {{&l->router, l->router.data, &g->in, NULL, n, g->router, x},
-                               {next, look ? next->data : NULL, &g->in, g->look_token, g->n_look, g->look_router, x}};
-    step_jobs(s, jobs, look ? 2 : 1);
+    const uint32_t look = look_layers(g, layer);
+    struct job jobs[1 + LOOK_LAYERS] = {{&l->router, l->router.data, &g->in, NULL, n, g->router, x}};
+    for (uint32_t a = 0; a < look; a++) {
+        const struct matrix *next = &l[1 + a].router;
+        jobs[1 + a] = (struct job){next, next->data, &g->in, g->look_token, g->n_look, g->look_router + (size_t)a * LOOK_TOKENS * x, x};
+    }
+    step_jobs(s, jobs, 1 + look);
     for (uint32_t t = s->me->index; t < n; t += s->me->count)
         choose_experts(g->router + (size_t)t * x, x, used, g->expert + t * used, g->share + t * used);
-    for (uint32_t i = s->me->index; look && i < g->n_look; i += s->me->count)
-        choose_experts(g->look_router + (size_t)i * x, x, used, g->look_expert + i * used, g->look_share + i * used);
+    for (uint32_t a = 0; a < look; a++)
+        for (uint32_t i = s->me->index; i < g->n_look; i += s->me->count) {
+            const size_t at = (size_t)a * LOOK_TOKENS + i;
+            choose_experts(g->look_router + at * x, x, used, g->look_expert + at * used, g->look_share + at * used);
+        }
     if (n > 1) step_end(s); /* one token: the same worker goes on */
     if (s->me->index != 0) return;
     show_choice(g, layer);
     group_by_expert(g);
     experts_begin(g->experts, layer, g->needs, g->n_needs, g->expert, n);
-    if (look) tell_expected(g, layer + 1);
+    for (uint32_t a = 1; a <= look; a++) tell_expected(g, layer, a);
 }
 
 static void activate(struct step *s, bool int8) {

@@ -10,8 +10,8 @@
 enum {
     PASSING_TOKENS = 4, /* a batch of more tokens is a prompt: its experts pass through, the decode set stays */
     FILL_TRIES = 3,     /* failed background reads before the background gives up */
-    /* A drive that demand keeps busy is only to be kept from pausing between two layers: the likeliest expert or two do that,
-     * and are seldom wrong. An idle one may as well bring all that is expected. */
+    /* Reads in advance under way at once, while decoding. A drive that demand keeps busy is only to be kept from pausing between
+     * two layers; an idle one may as well bring all that is expected. */
     AHEAD_BUSY = 2,
     AHEAD_IDLE = 8
 };
@@ -31,6 +31,20 @@ struct need {
 struct slot_info {
     enum read_kind kind;
     bool untouched_ahead; /* read ahead and not needed yet */
+};
+
+/* What the look-ahead said of a layer to come. */
+struct expectation {
+    uint32_t layer;
+    uint8_t *expected; /* [n_experts] 1: expected */
+    uint32_t n_expected;
+    uint32_t *queue;   /* [n_experts] those that had no slot, likeliest first */
+    uint32_t n_queue, sent;
+};
+
+struct ahead_hold {
+    uint32_t layer;
+    int32_t slot;
 };
 
 struct experts {
@@ -56,18 +70,14 @@ struct experts {
     enum err failed; /* a needed expert's read */
     struct reason failure;
 
-    /* what is expected of the next one */
-    uint32_t ahead_layer;
-    uint8_t *expected;      /* [n_experts] 1: expected in ahead_layer */
-    uint32_t n_expected;
-    uint32_t *ahead;        /* [n_experts] those without a slot */
-    uint32_t n_ahead, next_ahead;
-    int32_t *ahead_held;    /* [n_experts] slots read ahead: kept until the layer begins */
-    uint32_t n_ahead_held;
+    struct expectation next[LOOK_LAYERS]; /* of layer l: next[l % LOOK_LAYERS] */
+    struct ahead_hold *held;              /* [LOOK_LAYERS * n_experts] slots read ahead: kept until their layer begins */
+    uint32_t n_held;
 
     /* is looking ahead worth it, and how far? */
     bool look_ahead, looking;
     uint32_t ahead_limit; /* reads in advance that may be under way at once while decoding */
+    uint32_t ahead_ranks; /* how many of a token's expected experts are believed, likeliest first */
     uint32_t window_tokens, rest_tokens;
     struct engine_io window_start;
     uint64_t window_start_ns, window_busy_ns;
@@ -86,6 +96,8 @@ struct experts {
 
 /* One more expert for a free slot, if there is anything left to bring; sent with the next fetch_send() or poll. */
 bool experts_start_one_fill(struct experts *x);
+/* No layer is expected to come: a run ended. */
+void experts_forget_expected(struct experts *x);
 /* Take note of reads that ended, waiting for one at most `timeout_ns`. */
 unsigned experts_reap(struct experts *x, uint64_t timeout_ns);
 

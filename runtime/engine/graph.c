@@ -192,8 +192,8 @@ static size_t list_scratch(struct graph *g, const struct model_shape *s, struct 
         {&g->pair, pairs * 4}, {&g->pair_token, pairs * 4}, {&g->iota, pairs * 4},
         {&g->expert_start, (x + 1) * 4}, {&g->jobs, 2 * x * sizeof(struct job)},
         {&g->down_jobs, x * sizeof(struct job)}, {&g->needs, x * sizeof *g->needs}, {&g->wave, x * sizeof *g->wave},
-        {&g->wave_pair, pairs * 4}, {&g->look_token, LOOK_TOKENS * 4}, {&g->look_router, LOOK_TOKENS * x * fl},
-        {&g->look_expert, LOOK_TOKENS * used * 4}, {&g->look_share, LOOK_TOKENS * used * fl}, {&g->look_seen, x * 4},
+        {&g->wave_pair, pairs * 4}, {&g->look_token, LOOK_TOKENS * 4}, {&g->look_router, LOOK_LAYERS * LOOK_TOKENS * x * fl},
+        {&g->look_expert, LOOK_LAYERS * LOOK_TOKENS * used * 4}, {&g->look_share, LOOK_LAYERS * LOOK_TOKENS * used * fl}, {&g->look_seen, x * 4},
         {&g->gate, pairs * f * fl}, {&g->up, pairs * f * fl},
         {&b->mid8, acts_bytes(pairs, f)}, {&g->down, pairs * e * fl}, {&b->head_in, 2 * head_n * e * fl},
         {&b->head8, acts_bytes(2 * head_n, e)}, {&g->thread_scratch, g->max_threads * g->thread_scratch_bytes}};

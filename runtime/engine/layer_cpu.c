@@ -90,6 +90,7 @@ bool layer_cpu(struct step *s, uint32_t layer) {
     step_jobs(s, qkv, 3);
     rotate_and_store(s, l, layer);
     step_end(s);
+    if (s->me->index == 0) experts_breathe(g->experts);
     attend(s, layer);
     if (l->int8_attn_out) quantize_tokens(s, &g->attended);
     step_jobs(s, &(struct job){&l->output, l->output.data, &g->attended, NULL, n, g->projected, e}, 1);

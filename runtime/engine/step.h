@@ -60,11 +60,11 @@ struct graph {
     uint32_t n_wave_pairs;
 
     bool looks_ahead;           /* the same for the whole run */
-    int32_t *look_token;        /* [LOOK_TOKENS] tokens the next layer's router is asked about */
+    int32_t *look_token;        /* [LOOK_TOKENS] tokens the next layers' routers are asked about */
     uint32_t n_look;
-    float *look_router;         /* [LOOK_TOKENS][X] */
-    int32_t *look_expert;       /* [LOOK_TOKENS][K] */
-    float *look_share;          /* [LOOK_TOKENS][K] a by-product */
+    float *look_router;         /* [LOOK_LAYERS][LOOK_TOKENS][X] */
+    int32_t *look_expert;       /* [LOOK_LAYERS][LOOK_TOKENS][K] */
+    float *look_share;          /* [LOOK_LAYERS][LOOK_TOKENS][K] a by-product */
     int32_t *look_seen;         /* [X] the distinct ones, likeliest first */
     float *gate, *up;           /* [n*K][F] */
     struct acts mid;            /* [n*K][F] */
