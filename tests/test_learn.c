@@ -16,7 +16,7 @@
 
 #define PROGRAM BUILD_DIR "/coldstream"
 #define TINY TESTS_DIR "/golden/hf_tiny/hf_tiny.gguf" /* 2 layers, 3 of 8 experts; byte tokens */
-#define TEXT TESTS_DIR "/golden/hf_tiny/hf_tiny.gguf" /* any bytes serve as a text */
+#define TEXT TINY                                     /* any bytes serve as a text */
 #define PROMPT "a prompt that is longer than what is thrown away"
 
 static char folder[] = "/tmp/coldstream-learn-XXXXXX";
@@ -144,7 +144,7 @@ static const char *learned_path(void) {
 static struct profile read_profile(const char *path) {
     struct profile p;
     struct reason why = {""};
-    if (!path || profile_read_file(path, &p, &why)) fail_test("no profile: %s", why.text);
+    if (!path || learn_read_profile(path, &p, &why)) fail_test("no profile: %s", why.text);
     return p;
 }
 
@@ -478,24 +478,24 @@ static void identities_are_one_clean_line(void **state) {
                       .name = SPAN("Qwen3 30B A3B"),
                       .weight_bytes = 18552034048};
     char identity[160], other[160];
-    model_identity(&m, identity, sizeof identity);
+    learn_identity(&m, identity, sizeof identity);
     assert_string_equal(identity, "Qwen3 30B A3B 48x128/8 2048x768 18552034048");
     m.weight_bytes++;
-    model_identity(&m, other, sizeof other);
+    learn_identity(&m, other, sizeof other);
     assert_string_not_equal(identity, other);
     m.name = (struct span){NULL, 0};
-    model_identity(&m, other, sizeof other);
+    learn_identity(&m, other, sizeof other);
     assert_true(strncmp(other, "unnamed 48x", 11) == 0);
     m.name = (struct span){"a\nb\0c\xff\x7f", 7};
-    model_identity(&m, other, sizeof other);
+    learn_identity(&m, other, sizeof other);
     assert_true(strncmp(other, "a?b?c\xef\xbf\xbd? 48x", 13) == 0);
     char accents[401] = "x";
     for (int i = 0; i < 200; i++) memcpy(accents + 1 + 2 * i, "\xc3\xa9", 2);
     m.name = (struct span){accents + 1, 400}; /* cut at 96 bytes, but never inside a character */
-    model_identity(&m, other, sizeof other);
+    learn_identity(&m, other, sizeof other);
     assert_true(strncmp(other + 96, " 48x128/8 ", 10) == 0);
     m.name = (struct span){accents, 401};
-    model_identity(&m, other, sizeof other);
+    learn_identity(&m, other, sizeof other);
     assert_true(strncmp(other + 95, " 48x128/8 ", 10) == 0);
 }
 

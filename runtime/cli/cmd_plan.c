@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/learn.h"
 #include "cli/machine.h"
 #include "cli/plan_report.h"
 #include "engine/plan_model.h"
@@ -40,15 +41,10 @@ static enum err read_facts(struct cli *c, struct planned *p, struct reason *why)
 }
 
 static enum err read_profile(struct planned *p, const char *path, struct reason *why) {
-    struct text file = {0};
-    struct reason inner = {{0}};
     if (!path) return ERR_NONE;
-    enum err code = cli_read_file(path, &file, why);
-    if (!code && (code = profile_parse((struct span){file.ptr, file.len}, &p->profile, &inner)))
-        fail(why, code, "%s: %s", path, inner.text);
-    p->has_profile = code == ERR_NONE;
-    text_free(&file);
-    return code;
+    TRY(learn_read_profile(path, &p->profile, why));
+    p->has_profile = true;
+    return ERR_NONE;
 }
 
 /* Memory of this process with the model's directory and tokenizer open, which is what a chat starts from. */

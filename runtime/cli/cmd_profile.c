@@ -115,8 +115,8 @@ static enum err write_results(struct profiling *p, const struct model *m, struct
     const struct profile *counted = watch_profile(&p->watch);
     struct profile named = *counted; /* borrows the counts */
     struct text out = {0};
-    model_identity(m, named.model, sizeof named.model);
-    if (o->out_path && !to_stdout) TRY(profile_write_file(o->out_path, &named, why));
+    learn_identity(m, named.model, sizeof named.model);
+    if (o->out_path && !to_stdout) TRY(learn_write_profile(o->out_path, &named, why));
     if (o->trace) TRY(watch_write_trace(&p->watch, o->trace, why));
     enum err err = ERR_NONE;
     if (to_stdout)
@@ -146,6 +146,7 @@ int cmd_profile(struct cli *c) {
     if (!code) code = watch_open(&engine_model(e)->shape, o->trace != NULL, &p.watch, &why);
     if (!code) code = read_all(&p, e, &why);
     if (!code) code = write_results(&p, engine_model(e), &why);
+    if (!code) cli_log_io(c, e);
     const int status = code ? cli_fail(c, code, &why) : EXIT_DONE;
     session_close(&p.session);
     engine_close(&e);

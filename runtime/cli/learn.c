@@ -11,10 +11,10 @@
 #include "text/unicode.h"
 
 enum {
-    MAX_FILE_BYTES = 256 << 20,
-    LEAST_TOKENS = 16, /* below, nothing is kept */
-    NAME_BYTES = 96,   /* of the model's name inside its identity */
-    SLUG_BYTES = 40    /* and inside the file's */
+    MAX_FILE_BYTES = 8 << 20, /* 100 layers of 512 experts take less than 1 */
+    LEAST_TOKENS = 16,        /* below, nothing is kept */
+    NAME_BYTES = 96,          /* of the model's name inside its identity */
+    SLUG_BYTES = 40           /* and inside the file's */
 };
 static const double half_life_tokens = 16384; /* older use counts half after so many newer tokens: a dozen chats */
 
@@ -32,7 +32,7 @@ static void add_name(struct span name, struct text *out) {
         if ((unsigned char)out->ptr[i] < 0x20 || out->ptr[i] == 0x7f) out->ptr[i] = '?';
 }
 
-void model_identity(const struct model *m, char *out, size_t size) {
+void learn_identity(const struct model *m, char *out, size_t size) {
     const struct model_shape *s = &m->shape;
     struct text name = {0};
     add_name(m->name, &name);
@@ -57,7 +57,7 @@ static void file_name(const char *identity, char *out, size_t size) {
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 
-enum err profile_read_file(const char *path, struct profile *out, struct reason *why) {
+enum err learn_read_profile(const char *path, struct profile *out, struct reason *why) {
     struct text json = {0};
     struct reason inner = {""};
     *out = (struct profile){0};
@@ -68,7 +68,7 @@ enum err profile_read_file(const char *path, struct profile *out, struct reason 
     return err;
 }
 
-enum err profile_write_file(const char *path, const struct profile *p, struct reason *why) {
+enum err learn_write_profile(const char *path, const struct profile *p, struct reason *why) {
     struct text json = {0};
     profile_write(p, &json);
     const enum err err = json.failed ? fail(why, ERR_NO_MEMORY, "%s: no memory to write it", path)
@@ -88,7 +88,7 @@ static bool same_shape(const struct profile *p, const struct model_shape *s) {
 static void take_profile(struct learner *l, const char *path, const struct model *m, const char *identity, bool given) {
     const struct log_sink *log = &l->cli->log;
     struct reason why;
-    const enum err err = profile_read_file(path, &l->known, &why);
+    const enum err err = learn_read_profile(path, &l->known, &why);
     if (err) {
         log_line(log, LOG_WARN, "%s; it is ignored", why.text);
         l->keep &= given || err != ERR_UNSUPPORTED;
@@ -114,7 +114,7 @@ void learn_load(struct cli *c, struct learner *l) {
     if ((!o->profile && !o->learn) || model_open(o->model, true, &m, NULL))
         return; /* the engine will say what is wrong with it */
     char identity[sizeof l->known.model], name[128];
-    model_identity(m, identity, sizeof identity);
+    learn_identity(m, identity, sizeof identity);
     file_name(identity, name, sizeof name);
     if (l->keep) l->keep = state_path(o->state_home, o->home, name, &l->path);
     if (o->profile)
@@ -131,7 +131,7 @@ enum err learn_start(struct learner *l, const struct engine *e, struct reason *w
     if (!l->keep && !c->options->trace) return ERR_NONE;
     struct reason inner;
     const enum err err = watch_open(&engine_model(e)->shape, c->options->trace != NULL, &l->watch, &inner);
-    if (!err) model_identity(engine_model(e), l->identity, sizeof l->identity);
+    if (!err) learn_identity(engine_model(e), l->identity, sizeof l->identity);
     if (err && c->options->trace) return fail(why, err, "%s", inner.text);
     if (err) log_line(&c->log, LOG_WARN, "the use of experts is not learned: %s", inner.text);
     return ERR_NONE;
@@ -142,7 +142,7 @@ enum err learn_start(struct learner *l, const struct engine *e, struct reason *w
 /* What is in the file now, which another program may have written since; nothing when it is broken or foreign. ERR_UNSUPPORTED:
  * a newer program's, not ours to replace. */
 static enum err read_again(struct learner *l, const struct profile *new, struct profile *out, struct reason *why) {
-    const enum err err = profile_read_file(l->path.ptr, out, why);
+    const enum err err = learn_read_profile(l->path.ptr, out, why);
     if (err == ERR_UNSUPPORTED) return err;
     if (!err) {
         if (strcmp(out->model, l->identity) == 0 && out->n_layers == new->n_layers && out->n_experts == new->n_experts &&
@@ -160,7 +160,7 @@ static enum err add_run(struct learner *l, const struct profile *new, struct rea
     TRY(read_again(l, new, &all, why));
     enum err err = profile_merge(&all, new, exp2(-new->tokens / half_life_tokens), why);
     if (!err) err = make_folders_of(l->path.ptr, why);
-    if (!err) err = profile_write_file(l->path.ptr, &all, why);
+    if (!err) err = learn_write_profile(l->path.ptr, &all, why);
     profile_close(&all);
     return err;
 }

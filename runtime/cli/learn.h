@@ -26,9 +26,9 @@ enum err learn_start(struct learner *l, const struct engine *e, struct reason *w
 void learn_end(struct learner *l);
 
 /* Which model a profile belongs to: name, shape, weights, as one line of printable UTF-8 that fits struct profile.model. */
-void model_identity(const struct model *m, char *out, size_t size);
+void learn_identity(const struct model *m, char *out, size_t size);
 /* A profile file; errors name it. profile_close() is due after success. */
-enum err profile_read_file(const char *path, struct profile *out, struct reason *why) MUST_USE;
-enum err profile_write_file(const char *path, const struct profile *p, struct reason *why) MUST_USE;
+enum err learn_read_profile(const char *path, struct profile *out, struct reason *why) MUST_USE;
+enum err learn_write_profile(const char *path, const struct profile *p, struct reason *why) MUST_USE;
 
 #endif
