@@ -64,7 +64,7 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
     struct plan_request r;
     plan_request_default(&r);
     if (o->ram_budget) r.ram_budget = o->ram_budget;
-    r.process_bytes = resident_now();
+    r.process_bytes = resident_now() + network_guess_bytes(&e->model->shape);
     r.context_tokens = o->kv_tokens;
     r.type_k = r.type_v = e->kv_type == KV_F32 ? PLAN_KV_F32 : PLAN_KV_F16;
     r.use_gpu = false;
@@ -167,6 +167,7 @@ static enum err start(struct engine *e, const struct engine_options *o, struct r
     e->load_ns = clock_ns() - begin;
     if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
     TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
+    if (!e->plan.all_resident && !o->no_look_ahead) TRY(network_look_ahead(&e->network, &e->ops, why));
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
     const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
     TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,

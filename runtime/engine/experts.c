@@ -216,7 +216,7 @@ static void use_idle_drive(struct experts *x) {
 
 void experts_breathe(struct experts *x) {
     experts_reap(x, 0);
-    use_idle_drive(x);
+    if (!outstanding(x)) use_idle_drive(x);
 }
 
 /* Hand out ready experts: those that came for this layer first, so that their slots come free. */
@@ -251,7 +251,6 @@ enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_sto
         start_missing(x);
         if (x->failed != ERR_NONE) return *why = x->failure, x->failed;
         const bool waits = outstanding(x);
-        if (!waits) use_idle_drive(x);
         const struct expectation *next = &x->next[(x->layer + 1) % LOOK_LAYERS];
         const bool limit = waits || (x->passing && next->sent < next->n_queue);
         *n = hand_out(x, limit ? most_tokens : UINT32_MAX, out);

@@ -69,7 +69,8 @@ void experts_end(struct experts *x);
 bool experts_looks_ahead(const struct experts *x);
 /* The distinct experts expected at `layer`, one of the LOOK_LAYERS to come; likeliest first. The latest word counts. */
 void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, uint32_t n);
-/* Between layers: see what arrived, and keep the drive at what is expected. Cheap. */
+/* Between waves and layers, while the other workers compute: see what arrived, and, unless the layer still waits for reads of
+ * its own, let the drive read what is expected or fill free slots. */
 void experts_breathe(struct experts *x);
 
 /* Not during a run. */

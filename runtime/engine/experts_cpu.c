@@ -13,20 +13,17 @@ enum { WAVE_TOKENS = 128 /* a prompt's wave while reads are on their way: long e
 /* The K largest router logits, best first; equal ones: the higher expert first. NaN counts as smallest. Their softmax over
  * all experts, renormalised over the chosen, equals the softmax over the chosen. */
 static void choose_experts(const float *logits, uint32_t n_experts, uint32_t n_used, int32_t *expert, float *share) {
-    for (uint32_t r = 0; r < n_used; r++) {
-        int32_t best = -1;
-        float best_value = 0;
-        for (uint32_t e = 0; e < n_experts; e++) {
-            const float value = isnan(logits[e]) ? -INFINITY : logits[e];
-            bool taken = false;
-            for (uint32_t i = 0; i < r && !taken; i++) taken = expert[i] == (int32_t)e;
-            if (!taken && (best < 0 || value >= best_value)) {
-                best = (int32_t)e;
-                best_value = value;
-            }
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < n_experts; e++) {
+        const float value = isnan(logits[e]) ? -INFINITY : logits[e];
+        if (n == n_used && value < share[n - 1]) continue;
+        uint32_t at = n < n_used ? n++ : n - 1;
+        for (; at > 0 && value >= share[at - 1]; at--) {
+            share[at] = share[at - 1];
+            expert[at] = expert[at - 1];
         }
-        expert[r] = best;
-        share[r] = best_value;
+        share[at] = value;
+        expert[at] = (int32_t)e;
     }
     const float top = share[0];
     float sum = 0;
@@ -118,7 +115,7 @@ static void route(struct step *s, const struct network_layer *l, uint32_t layer)
     const uint32_t look = look_layers(g, layer);
     struct job jobs[1 + LOOK_LAYERS] = {{&l->router, l->router.data, &g->in, NULL, n, g->router, x}};
     for (uint32_t a = 0; a < look; a++) {
-        const struct matrix *next = &l[1 + a].router;
+        const struct matrix *next = l[1 + a].guess.data ? &l[1 + a].guess : &l[1 + a].router;
         jobs[1 + a] = (struct job){next, next->data, &g->in, g->look_token, g->n_look, g->look_router + (size_t)a * LOOK_TOKENS * x, x};
     }
     step_jobs(s, jobs, 1 + look);
@@ -167,6 +164,7 @@ bool experts_cpu(struct step *s, uint32_t layer) {
         step_end(s);
         if (g->failed) break;
         more = g->more; /* worker 0 may be in its next wave before the others are here again: read before the next meeting */
+        if (s->me->index == 0) experts_breathe(g->experts); /* the others take its share of the work meanwhile */
         step_jobs(s, g->jobs, g->n_jobs);
         activate(s, l->int8_ffn_mid);
         step_jobs(s, g->down_jobs, g->n_down_jobs);

@@ -125,8 +125,44 @@ enum err network_open(const struct model *m, const struct weights *w, const stru
     return ERR_NONE;
 }
 
+/* Rows of Q8_0 (blocks of 32, scale = largest / 127); k is a multiple of 32, or the copies are not made. */
+static void quantize_row(const float *x, size_t k, struct block_q8_0 *out) {
+    for (size_t b = 0; b < k / 32; b++) {
+        float most = 0;
+        for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[b * 32 + i]));
+        const float scale = most > 0 ? 127 / most : 0;
+        out[b].d = f32_to_f16(most / 127);
+        for (int i = 0; i < 32; i++) out[b].qs[i] = (int8_t)lrintf(fminf(127, fmaxf(-127, x[b * 32 + i] * scale)));
+    }
+}
+
+uint64_t network_guess_bytes(const struct model_shape *s) {
+    return s->n_embd % 32 ? 0 : (uint64_t)s->n_layers * (s->n_experts * (s->n_embd / 32 * sizeof(struct block_q8_0)) + 64);
+}
+
+enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct reason *why) {
+    const uint64_t k = net->shape->n_embd, row_bytes = k / 32 * sizeof(struct block_q8_0), bytes = network_guess_bytes(net->shape);
+    if (bytes == 0 || !ops->types[TYPE_Q8_0].matmul) return ERR_NONE;
+    float *row = calloc_checked(k, sizeof *row);
+    if (!row) return fail(why, ERR_NO_MEMORY, "no memory for a router's row");
+    const enum err e = arena_open(&net->guesses, bytes, why);
+    for (uint32_t i = 0; !e && i < net->shape->n_layers; i++) {
+        struct network_layer *l = &net->layers[i];
+        uint8_t *to = arena_take(&net->guesses, l->router.rows * row_bytes);
+        l->guess = (struct matrix){.data = to, .row_bytes = row_bytes, .rows = l->router.rows, .k = k, .ops = &ops->types[TYPE_Q8_0]};
+        for (uint64_t r = 0; r < l->router.rows; r++) {
+            l->router.ops->dequant(l->router.data + r * l->router.row_bytes, row, k);
+            quantize_row(row, k, (struct block_q8_0 *)(to + r * row_bytes));
+        }
+        l->int8_ffn_in = true;
+    }
+    free(row);
+    return e;
+}
+
 void network_close(struct network *net) {
     arena_close(&net->floats);
+    arena_close(&net->guesses);
     free(net->layers);
     free(net->rope_frequency);
     *net = (struct network){0};

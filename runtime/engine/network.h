@@ -20,6 +20,7 @@ struct network_layer {
     const float *q_norm, *k_norm;        /* [Dh] */
     struct matrix q, k, v, output;       /* [Hq*Dh,E] [Hk*Dh,E] [Hk*Dh,E] [E,Hq*Dh] */
     struct matrix router;                /* [X,E] */
+    struct matrix guess;                 /* the router in 8 bits, to look ahead with; data NULL: not made */
     struct matrix gate, up, down;        /* an expert: [F,E] [F,E] [E,F] */
     bool int8_attn_in, int8_attn_out, int8_ffn_in, int8_ffn_mid; /* does a consumer of these activations read the int8 form? */
 };
@@ -33,7 +34,13 @@ struct network {
     double *rope_frequency;   /* [Dh/2] radians a position, scaling included */
     float rope_magnitude;     /* factor on cos and sin (YaRN) */
     struct arena floats;      /* the norms */
+    struct arena guesses;     /* the routers' copies */
 };
+
+/* Memory that network_look_ahead() takes. */
+uint64_t network_guess_bytes(const struct model_shape *s);
+/* Make copies of the routers in Q8_0: the look-ahead asks two of them a layer, and a guess need not read 32 bits a weight. */
+enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct reason *why) MUST_USE;
 
 /* Which tensors of the directory the network reads, with or without the experts': fill `wanted` [m->n_tensors]. */
 void network_wanted(const struct model *m, bool experts, bool *wanted);
