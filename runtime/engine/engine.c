@@ -84,7 +84,7 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
 }
 
 static enum err open_store(struct engine *e, const struct engine_options *o, struct reason *why) {
-    const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .wrap = o->wrap_stream,
+    const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
                                         .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
     TRY(fetch_open(e->model, &fetch, &e->fetch, why));
     const uint64_t n = (uint64_t)e->model->shape.n_layers * e->model->shape.n_experts;

@@ -31,6 +31,7 @@ struct engine_options {
     uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: the model's, at most 32768 */
     uint32_t max_slots;      /* experts in RAM at most, over all layers; 0: as memory allows (tests, benchmarks) */
     enum stream_kind stream;
+    uint64_t patience_ns;    /* a read unanswered for that long has failed; 0: 60 s */
     bool fill_first;         /* return only when RAM holds all the experts it will; else they come on demand and in the background */
     bool no_look_ahead;
     const struct profile *profile; /* borrowed during engine_open(); NULL: none */
@@ -115,7 +116,8 @@ struct eval {
  * last token's logits [n_vocab], valid until the next call on this session. At least one token. */
 enum err session_eval(struct session *s, struct eval *eval, const float **logits, struct reason *why) MUST_USE;
 
-/* Append one token: the decode step. ERR_IO: weights could not be read; the session is as before, and may be tried again. */
+/* Append one token: the decode step. ERR_IO: weights could not be read; the session is as before, and may be tried again. When
+ * a model's file was cut or written to, nothing helps but opening it again. */
 enum err session_append(struct session *s, int32_t token, const float **logits, struct reason *why) MUST_USE;
 
 #endif

@@ -65,21 +65,26 @@ static bool start_read(struct experts *x, uint32_t layer, uint32_t expert, enum 
     return true;
 }
 
-/* Only a demanded expert's failure matters: what was read ahead or in the background is asked for again when needed. */
-static void landed(struct experts *x, const struct fetch_done *done) {
-    const int32_t slot = (int32_t)done->tag;
-    const bool ok = done->code == ERR_NONE;
-    for (uint32_t i = 0; !ok && x->failed == ERR_NONE && i < x->n_needs; i++)
-        if (x->needs[i].slot == slot && x->needs[i].state == NEED_LOADING && x->slot_info[slot].kind == READ_DEMAND) {
+/* Only a read that this run asked for ends it: what was read ahead, in the background or for a run that was given up is asked
+ * for again when needed. */
+static void note_failure(struct experts *x, int32_t slot, const struct fetch_done *done) {
+    if (x->slot_info[slot].kind == READ_FILL) {
+        x->fill_failure = *done->why;
+        if (++x->fill_failures == FILL_TRIES)
+            log_line(&x->log, LOG_WARN, "%s; experts are read when they are needed from now on", done->why->text);
+    }
+    for (uint32_t i = 0; x->failed == ERR_NONE && i < x->n_needs; i++)
+        if (x->needs[i].slot == slot && x->needs[i].state == NEED_LOADING && x->needs[i].asked) {
             x->failed = done->code;
             x->failure = *done->why;
         }
-    if (done->lent) return; /* the slot stays taken until the second report */
-    if (!ok && x->slot_info[slot].kind == READ_FILL) {
-        x->fill_failures++;
-        x->fill_failure = *done->why;
-    }
-    cache_landed(x->cache, slot, ok);
+}
+
+/* ERR_CANCELLED ends a loan: the failure was noted when patience ran out, and whoever needs the expert now reads it again. */
+static void landed(struct experts *x, const struct fetch_done *done) {
+    const int32_t slot = (int32_t)done->tag;
+    if (done->code != ERR_NONE && done->code != ERR_CANCELLED) note_failure(x, slot, done);
+    if (!done->lent) cache_landed(x->cache, slot, done->code == ERR_NONE); /* a lent slot stays taken until the second report */
 }
 
 unsigned experts_reap(struct experts *x, uint64_t timeout_ns) {
@@ -159,14 +164,16 @@ void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *
 static void start_missing(struct experts *x) {
     for (uint32_t i = 0; i < x->n_needs; i++) {
         struct need *n = &x->needs[i];
-        if (n->state == NEED_LOADING && cache_find(x->cache, x->layer, n->expert) != n->slot) { /* read ahead, and failed */
+        if (n->state == NEED_LOADING && cache_find(x->cache, x->layer, n->expert) != n->slot) { /* somebody else's read failed */
             cache_release(x->cache, n->slot);
+            n->slot = -1;
             n->state = NEED_MISSING;
         }
         if (n->state != NEED_MISSING) continue;
         if (!start_read(x, x->layer, n->expert, x->passing ? CACHE_PASSING : CACHE_DEMAND, READ_DEMAND, &n->slot)) break;
         cache_hold(x->cache, n->slot);
         n->state = NEED_LOADING;
+        n->asked = true;
     }
     fetch_send(x->fetch);
 }
@@ -242,14 +249,27 @@ static void take_back(struct experts *x) {
         }
 }
 
+/* Nothing can be computed before a read ends: may the run wait on? */
+static enum err may_wait(const struct experts *x, uint64_t since_ns, bool (*should_stop)(void *ctx), void *ctx, struct reason *why) {
+    if (should_stop && should_stop(ctx)) return fail(why, ERR_CANCELLED, "stopped while waiting for the drive");
+    const uint64_t waited_ns = clock_ns() - since_ns;
+    if (waited_ns <= x->patience_ns) return ERR_NONE;
+    return fail(why, ERR_IO, "%s: the drive has not answered for %.1f s", x->m->files[x->m->layers[x->layer].gate->file].path,
+                (double)waited_ns * 1e-9);
+}
+
 enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_stop)(void *ctx), void *ctx, struct expert_at *out,
                       uint32_t *n, bool *more, struct reason *why) {
-    take_back(x);
+    enum err e = ERR_NONE;
     uint64_t waiting_since = 0;
+    take_back(x);
     for (;;) {
         experts_reap(x, 0);
+        if ((e = x->failed) != ERR_NONE) {
+            *why = x->failure;
+            break;
+        }
         start_missing(x);
-        if (x->failed != ERR_NONE) return *why = x->failure, x->failed;
         const bool waits = outstanding(x);
         const struct expectation *next = &x->next[(x->layer + 1) % LOOK_LAYERS];
         const bool limit = waits || (x->passing && next->sent < next->n_queue);
@@ -258,13 +278,11 @@ enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_sto
         for (uint32_t i = 0; i < x->n_needs && !*more; i++) *more = x->needs[i].state == NEED_READY;
         if (*n || !*more) break;
         if (!waiting_since) waiting_since = clock_ns();
-        if (should_stop && should_stop(ctx)) return fail(why, ERR_CANCELLED, "stopped while waiting for the drive");
-        if (clock_ns() - waiting_since > PATIENCE_NS)
-            return fail(why, ERR_IO, "%s: the drive has not answered for %llu s", x->m->files[0].path, PATIENCE_NS / 1000000000);
+        if ((e = may_wait(x, waiting_since, should_stop, ctx, why))) break;
         experts_reap(x, WAIT_NS);
     }
     if (waiting_since) x->io.wait_ns += clock_ns() - waiting_since;
-    return ERR_NONE;
+    return e;
 }
 
 void experts_end(struct experts *x) {

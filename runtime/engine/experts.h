@@ -37,9 +37,10 @@ enum err experts_start_fill(struct experts *x, struct reason *why) MUST_USE;
 /* Fill every slot that background filling would, now, on the caller's thread; before experts_start_fill(). */
 enum err experts_fill(struct experts *x, bool (*on_load)(void *ctx, uint64_t done_bytes), void *ctx, struct reason *why) MUST_USE;
 
-/* Take the store over for a run, or give it back. Entering checks, once a second, that the files are as they were. */
+/* Take the store over for a run, or give it back; `tokens_done` 0: the run failed or was stopped. ERR_IO: a file is not as it was
+ * when it was opened; the store is given back, and from experts_leave() it also means that the run's result must not be used. */
 enum err experts_enter(struct experts *x, struct reason *why) MUST_USE;
-void experts_leave(struct experts *x, uint32_t tokens_done);
+enum err experts_leave(struct experts *x, uint32_t tokens_done, struct reason *why) MUST_USE;
 
 /* ---- run -------------------------------------------------------------------------------------------------------- */
 

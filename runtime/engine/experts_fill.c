@@ -4,6 +4,7 @@
  * no lock between experts_enter() and experts_leave(). Reads in flight at a hand-over stay in flight and are reaped by the next
  * owner. */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -16,7 +17,6 @@ enum {
     LOOK_REST = 256    /* tokens it stays off after most of it was in vain */
 };
 #define IDLE_NS 20000000ull        /* a run that ended is likely to be followed by the next token's: wait before filling */
-#define FILE_CHECK_NS 1000000000ull
 #define REPORT_NS 100000000ull
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
@@ -84,6 +84,7 @@ enum err experts_open(const struct experts_options *o, struct experts **out, str
     x->m = o->model;
     x->fetch = o->fetch;
     x->log = o->log;
+    x->patience_ns = fetch_patience_ns(o->fetch) + fetch_patience_ns(o->fetch) / 2;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -211,35 +212,19 @@ static void *fill_in_background(void *ctx) {
     return NULL;
 }
 
+/* Signals are for the program's own threads: a handler that ran here would interrupt nobody's reading from the terminal. */
 enum err experts_start_fill(struct experts *x, struct reason *why) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     const int rc = pthread_create(&x->filler, NULL, fill_in_background, x);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc) return fail(why, ERR_NO_MEMORY, "the background thread could not start: %s", strerror(rc));
     x->has_filler = true;
     return ERR_NONE;
 }
 
 /* ---- hand-over ----------------------------------------------------------------------------------------------------- */
-
-enum err experts_enter(struct experts *x, struct reason *why) {
-    pthread_mutex_lock(&x->mutex);
-    x->wanted = true;
-    while (x->filling) pthread_cond_wait(&x->changed, &x->mutex); /* ends with the thread's next read */
-    x->wanted = false;
-    x->in_run = true;
-    pthread_mutex_unlock(&x->mutex);
-    const uint64_t now = clock_ns();
-    enum err e = ERR_NONE;
-    if (now >= x->next_file_check_ns) {
-        e = fetch_check_files(x->fetch, why);
-        x->next_file_check_ns = now + FILE_CHECK_NS;
-    }
-    if (e) {
-        x->next_file_check_ns = 0; /* the next run must see it too */
-        experts_leave(x, 0);
-    }
-    x->looking = x->look_ahead && x->rest_tokens == 0;
-    return e;
-}
 
 /* The likelier half of a token's expected experts is nearly always right, the last ones are hardly better than a coin
  * (measured with router skew 0.5: 99 % of what was read is used with 4 of 8, 98 % with 5, 95 % with 6, 85 % with all): the less
@@ -271,7 +256,7 @@ static void judge_look_ahead(struct experts *x, uint32_t tokens) {
     x->window_tokens = 0;
 }
 
-void experts_leave(struct experts *x, uint32_t tokens_done) {
+static void give_back(struct experts *x, uint32_t tokens_done) {
     experts_forget_expected(x);
     cache_advance(x->cache, tokens_done); /* 0: the batch was given up */
     if (tokens_done) {
@@ -283,6 +268,27 @@ void experts_leave(struct experts *x, uint32_t tokens_done) {
     x->in_run = false;
     pthread_cond_broadcast(&x->changed);
     pthread_mutex_unlock(&x->mutex);
+}
+
+enum err experts_enter(struct experts *x, struct reason *why) {
+    pthread_mutex_lock(&x->mutex);
+    x->wanted = true;
+    while (x->filling) pthread_cond_wait(&x->changed, &x->mutex); /* ends with the thread's next read */
+    x->wanted = false;
+    x->in_run = true;
+    pthread_mutex_unlock(&x->mutex);
+    const enum err e = fetch_check_files(x->fetch, why);
+    x->looking = x->look_ahead && x->rest_tokens == 0;
+    if (e) give_back(x, 0);
+    return e;
+}
+
+/* What is changed in a file gets its new time before its new bytes: of files found unchanged now, no read since the last look
+ * can have brought anything else. */
+enum err experts_leave(struct experts *x, uint32_t tokens_done, struct reason *why) {
+    const enum err e = tokens_done ? fetch_check_files(x->fetch, why) : ERR_NONE;
+    give_back(x, e ? 0 : tokens_done);
+    return e;
 }
 
 /* Briefly the owner, so that the numbers fit together. */

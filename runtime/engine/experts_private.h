@@ -15,8 +15,7 @@ enum {
     AHEAD_BUSY = 2,
     AHEAD_IDLE = 8
 };
-#define WAIT_NS 20000000ull         /* between looks at should_stop() */
-#define PATIENCE_NS 90000000000ull  /* longer than fetch.c's own */
+#define WAIT_NS 20000000ull /* between looks at should_stop() */
 
 enum read_kind { READ_DEMAND, READ_AHEAD, READ_FILL };
 enum need_state { NEED_MISSING, NEED_LOADING, NEED_READY, NEED_OUT /* being computed */, NEED_DONE };
@@ -26,6 +25,7 @@ struct need {
     int32_t slot;
     enum need_state state;
     bool resident; /* was here when asked for */
+    bool asked;    /* its read was started for it */
 };
 
 struct slot_info {
@@ -52,6 +52,7 @@ struct experts {
     struct fetch *fetch;
     struct cache *cache;
     struct log_sink log;
+    uint64_t patience_ns; /* of a run that can do nothing else; longer than the fetch's with one read */
 
     uint32_t n_classes, n_slots;
     uint64_t *slot_bytes;         /* [n_classes] */
@@ -84,7 +85,6 @@ struct experts {
 
     uint32_t fill_failures; /* of background reads */
     struct reason fill_failure;
-    uint64_t next_file_check_ns;
     struct engine_io io; /* counters */
 
     pthread_t filler;

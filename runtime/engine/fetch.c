@@ -127,6 +127,9 @@ static enum err open_file(struct fetch *f, struct fetch_file *file, const struct
     struct stat s;
     file->of = of;
     if (fstat(of->fd, &s) != 0) return fail(why, ERR_IO, "%s: %s", of->path, strerror(errno));
+    if ((uint64_t)s.st_size != of->bytes)
+        return fail(why, ERR_IO, "%s: the file had %llu bytes a moment ago and has %lld now; load it when it is complete", of->path,
+                    (unsigned long long)of->bytes, (long long)s.st_size);
     file->device = s.st_dev;
     file->inode = s.st_ino;
     file->bytes = (uint64_t)s.st_size;
@@ -514,6 +517,7 @@ unsigned fetch_poll(struct fetch *f, struct fetch_done *out, unsigned max, uint6
 unsigned fetch_free(const struct fetch *f) { return f->n_entries - f->n_busy; }
 unsigned fetch_busy(const struct fetch *f) { return f->n_busy; }
 const char *fetch_backend(const struct fetch *f) { return f->backend; }
+uint64_t fetch_patience_ns(const struct fetch *f) { return f->patience_ns; }
 
 bool fetch_direct(const struct fetch *f) {
     for (uint32_t i = 0; i < f->n_files; i++)

@@ -85,6 +85,7 @@ struct fetch_counters {
 };
 void fetch_count(const struct fetch *f, struct fetch_counters *out);
 const char *fetch_backend(const struct fetch *f); /* "io_uring", "pread" */
+uint64_t fetch_patience_ns(const struct fetch *f);
 bool fetch_direct(const struct fetch *f);         /* every file is read with O_DIRECT */
 
 /* A file was cut or written to since the model was opened (size or mtime of the descriptor): ERR_IO with its name. Cheap: one

@@ -128,9 +128,9 @@ static enum err compute(struct graph *g, struct pool *pool, struct reason *why) 
     spread_look(g);
     run(g, pool, forward);
     const bool stopped = !g->failed && g->stop_after != UINT32_MAX;
-    experts_leave(g->experts, g->failed || stopped ? 0 : g->batch->n);
+    const enum err e = experts_leave(g->experts, g->failed || stopped ? 0 : g->batch->n, why);
     if (stopped) return fail(why, ERR_CANCELLED, "stopped between layers");
-    return g->failed;
+    return g->failed ? g->failed : e;
 }
 
 enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch, struct reason *why) {

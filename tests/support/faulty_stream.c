@@ -82,7 +82,7 @@ static struct fault_rule decide(struct faulty *f, const struct stream_read *read
     }
     for (unsigned i = 0; i < f->n_rules && !fault.kind; i++) {
         *random = mixed(f->seed + number * 0x9E3779B97F4A7C15u + i);
-        if (!strikes(&f->rules[i], number, *random)) continue;
+        if (!strikes(&f->rules[i], number, *random) || (f->rules[i].direct_only && read->file % 2)) continue;
         fault = f->rules[i];
         if (fault.bad_sector && f->n_sectors < FAULTY_SECTORS)
             f->sectors[f->n_sectors++] = (struct bad_sector){read->offset, read->bytes, i};

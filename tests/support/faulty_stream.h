@@ -33,6 +33,7 @@ struct fault_rule {
     int error;
     uint64_t bytes;
     uint64_t delay_ns; /* before the answer, with any kind */
+    bool direct_only;  /* spare reads of descriptors with odd numbers: fetch.c's through the page cache */
     bool bad_sector;   /* once it struck: all later requests that touch the same file offsets, too */
 };
 

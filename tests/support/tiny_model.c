@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FOLDER "/tmp/tiny_model_XXXXXX"
+#define FOLDER "/tiny_model_XXXXXX"
 #define NAME "/tiny.gguf"
 
 struct synth_spec tiny_model_spec(void) {
@@ -17,12 +17,15 @@ struct synth_spec tiny_model_spec(void) {
     return spec;
 }
 
-char *tiny_model_write(const struct synth_spec *spec) {
+char *tiny_model_write(const struct synth_spec *spec) { return tiny_model_write_in("/tmp", spec); }
+
+char *tiny_model_write_in(const char *folder, const struct synth_spec *spec) {
     const struct synth_spec preset = tiny_model_spec();
-    char *path = malloc(sizeof FOLDER + sizeof NAME);
+    char *path = malloc(strlen(folder) + sizeof FOLDER + sizeof NAME);
     struct reason why;
     assert_non_null(path);
-    strcpy(path, FOLDER);
+    strcpy(path, folder);
+    strcat(path, FOLDER);
     assert_non_null(mkdtemp(path));
     strcat(path, NAME);
     if (synth_write(path, spec ? spec : &preset, NULL, &why) != ERR_NONE) fail_test("%s", why.text);

@@ -7,6 +7,7 @@
 struct synth_spec tiny_model_spec(void); /* the preset "tiny", to be changed */
 /* Writes it; `spec` NULL: the preset as it is. The path is to be given to tiny_model_remove(). */
 char *tiny_model_write(const struct synth_spec *spec);
+char *tiny_model_write_in(const char *folder, const struct synth_spec *spec); /* rather than /tmp */
 void tiny_model_remove(char *path);
 
 #endif
