@@ -192,11 +192,13 @@ static void what_retries_cure(void **state) {
             faulty_add(&faulty, rules[i]);
             if (tape_play_all(&narrow.tape, &o, NULL, &why) != ERR_NONE) fail_test("rule %u: %s", i, why.text);
             assert_true(faulty_faults(&faulty) > 0);
+            assert_int_equal(narrow.tape.differences, 0);
+            if ((i % 2 ? STREAM_PREAD : STREAM_AUTO) != stream) continue; /* the other one has its turn in the next rule */
             faulty_clear(&faulty);
             faulty_add(&faulty, rules[i]);
             if (tape_play_all(&wide.tape, &w, NULL, &why) != ERR_NONE) fail_test("wide, rule %u: %s", i, why.text);
             assert_true(faulty_faults(&faulty) > 0);
-            if (narrow.tape.differences || wide.tape.differences) fail_test("rule %u: wrong logits", i);
+            assert_int_equal(wide.tape.differences, 0);
         }
 }
 
@@ -405,37 +407,41 @@ static void attempt(struct session *s, struct canceller *c) {
 static void random_cancels(void **state) {
     (void)state;
     struct canceller c = {.random = 88172645463325252u};
-    unsigned cancelled_fills = 0;
     for (int k = 0; k < 4; k++) {
         struct engine *e;
         struct session *s = NULL;
         struct reason why = {{0}};
         struct engine_io io;
-        const struct engine_options o = wide_options(k % 2 ? 24 : 110, k / 2 ? STREAM_PREAD : STREAM_AUTO);
+        const struct engine_options o = wide_options(k % 2 ? 24 : 0, k / 2 ? STREAM_PREAD : STREAM_AUTO);
         faulty_clear(&faulty);
         must(engine_open(&o, &e, &why), &why);
-        faulty_add(&faulty, (struct fault_rule){.kind = FAULT_DELAY, .delay_ns = MS / 2, .probability = 0.2});
+        faulty_add(&faulty, (struct fault_rule){.kind = FAULT_DELAY, .delay_ns = MS, .probability = 0.2});
+        engine_get_io(e, &io);
+        for (int i = 0; k % 2 == 0 && i < 1000 && io.fill_bytes == 0; i++) { /* until the background is at work */
+            wait_ms(2);
+            engine_get_io(e, &io);
+        }
+        assert_true(k % 2 || io.fill_bytes > 0);
         for (int round = 0; round < CANCEL_ROUNDS; round++) {
             if (!s) must(session_open(e, PROMPT + WIDE_STEPS, &s, &why), &why);
             attempt(s, &c);
             if (c.random % 3 == 0) session_close(&s);
-            if (c.random % 8 == 0) wait_ms(25); /* the background begins */
+            if (c.random % 8 == 0) wait_ms(25); /* the background begins again */
             if (c.random % 5 == 0) engine_get_io(e, &io);
         }
         if (s) session_close(&s);
         engine_get_io(e, &io);
         assert_true(io.resident <= io.slots && io.hits <= io.uses);
-        cancelled_fills += io.fill_bytes > 0;
         uint32_t at = 0;
         must(session_open(e, PROMPT + WIDE_STEPS, &s, &why), &why);
         must(tape_play(&wide.tape, s, NULL, &at, &why), &why);
         session_close(&s);
         engine_close(&e);
     }
-    assert_true(cancelled_fills > 0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]); /* one test alone: to repeat it many times */
     const struct CMUnitTest tests[] = {cmocka_unit_test_teardown(every_read_fails, no_differences),
                                        cmocka_unit_test_teardown(bad_sectors_and_early_ends, no_differences),
                                        cmocka_unit_test_teardown(what_retries_cure, no_differences),
