@@ -9,6 +9,12 @@
 #include "engine/engine.h"
 #include "tests/support/tiny_model.h"
 
+#if defined(__SANITIZE_THREAD__) /* some of the combinations: each takes a second */
+enum { SKEWS = 1, STRIDE = 9 };
+#else
+enum { SKEWS = 2, STRIDE = 1 };
+#endif
+
 enum { LAYERS = 6, EXPERTS = 32, USED = 4, PROMPT = 40, STEPS = 24, ALL = LAYERS * EXPERTS };
 
 struct result {
@@ -86,7 +92,7 @@ static void placement_changes_nothing(void **state) {
     (void)state;
     static const uint32_t slots[] = {2 * USED, ALL / 4, ALL * 2 / 5, ALL * 3 / 5, 0};
     static const float skews[] = {0, 0.8f};
-    for (int k = 0; k < 2; k++) {
+    for (int k = 2 - SKEWS; k < 2; k++) {
         const struct synth_spec spec = spec_of(skews[k]);
         char *path = tiny_model_write(&spec), what[96];
         const struct engine_options all = {.model_path = path, .threads = 2, .fill_first = true};
@@ -94,7 +100,7 @@ static void placement_changes_nothing(void **state) {
         assert_int_equal(want.io.resident, ALL);
         assert_int_equal(want.io.hits, want.io.uses);
         assert_int_equal(want.io.demand_bytes, 0);
-        for (unsigned i = 0; i < 5 * 2 * 2 * 2; i++) {
+        for (unsigned i = 0; i < 5 * 2 * 2 * 2; i += STRIDE) {
             const struct engine_options o = {.model_path = path, .max_slots = slots[i / 8], .stream = i & 1 ? STREAM_PREAD : STREAM_AUTO,
                                              .threads = i & 2 ? 1 : 2, .threads_batch = i & 2 ? 3 : 2};
             snprintf(what, sizeof what, "skew %g, %u slots, stream %d, %u threads, %s", skews[k], o.max_slots, o.stream, o.threads,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "engine/experts.h"
 #include "tests/support/faulty_stream.h"
 #include "tests/support/play.h"
 #include "tests/support/tiny_model.h"
@@ -363,6 +364,69 @@ static void patience_runs_out(void **state) {
     }
 }
 
+/* ---- the store by itself ----------------------------------------------------------------------------------------------- */
+
+static uint64_t slot_bytes_of(const struct model *m) {
+    uint64_t most = 0;
+    for (uint32_t l = 0; l < m->shape.n_layers; l++) {
+        const struct model_layer *t = &m->layers[l];
+        const uint64_t bytes =
+            fetch_room(t->gate->bytes / WIDE_EXPERTS) + fetch_room(t->up->bytes / WIDE_EXPERTS) + fetch_room(t->down->bytes / WIDE_EXPERTS);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+/* All of a layer's waves, without computing. */
+static enum err pass_layer(struct experts *x, uint32_t layer, const struct expert_need *needs, uint32_t n_needs, struct reason *why) {
+    struct expert_at at[WIDE_EXPERTS];
+    int32_t chosen[4] = {0};
+    uint32_t n = 0, seen = 0;
+    enum err code = ERR_NONE;
+    for (uint32_t i = 0; i < 4; i++) chosen[i] = (int32_t)needs[i].expert;
+    experts_begin(x, layer, needs, n_needs, chosen, 1);
+    for (bool more = true; more && !code; seen += n) code = experts_wave(x, 128, NULL, NULL, at, &n, &more, why);
+    experts_end(x);
+    if (!code) assert_int_equal(seen, n_needs);
+    return code;
+}
+
+/* What is read ahead may have taken every slot that a layer before it needs. */
+static void ahead_never_starves_demand(void **state) {
+    (void)state;
+    struct model *m;
+    struct fetch *f;
+    struct experts *x;
+    struct reason why = {{0}};
+    must(model_open(wide.path, true, &m, &why), &why);
+    const struct fetch_options how = {.patience_ns = 400 * MS};
+    must(fetch_open(m, &how, &f, &why), &why);
+    struct plan_layer layers[WIDE_LAYERS] = {{.class = 0}, {.class = 1}, {.class = 1}, {.class = 1}};
+    const struct plan plan = {.n_layers = WIDE_LAYERS, .n_classes = 2, .layers = layers,
+                              .classes = {{.slot_bytes = slot_bytes_of(m), .slots = 4}, {.slot_bytes = slot_bytes_of(m), .slots = 4}}};
+    const struct experts_options o = {.model = m, .fetch = f, .plan = &plan, .look_ahead = true};
+    must(experts_open(&o, &x, &why), &why);
+    must(experts_enter(x, &why), &why);
+    const struct expert_need needs[] = {{10, 1}, {11, 1}, {12, 1}, {13, 1}};
+    const int32_t expected[] = {0, 1, 2, 3, 4};
+    struct engine_io io = {0};
+    must(pass_layer(x, 0, needs, 4, &why), &why);
+    experts_expect(x, 2, expected, 5);
+    for (int i = 0; i < 1000 && io.resident < 8; i++) {
+        experts_breathe(x);
+        experts_count(x, &io);
+        wait_ms(1);
+    }
+    assert_int_equal(io.resident, 8);
+    assert_int_equal(io.ahead_reads, 4);
+    must(pass_layer(x, 1, needs, 4, &why), &why);
+    must(pass_layer(x, 2, needs, 4, &why), &why);
+    must(experts_leave(x, 1, &why), &why);
+    experts_close(&x);
+    fetch_close(&f);
+    model_close(&m);
+}
+
 /* ---- cancelling ------------------------------------------------------------------------------------------------------ */
 
 struct canceller {
@@ -450,6 +514,7 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test_teardown(background_gives_up, no_differences),
                                        cmocka_unit_test_teardown(cancel_during_a_stall, no_differences),
                                        cmocka_unit_test_teardown(patience_runs_out, no_differences),
+                                       cmocka_unit_test(ahead_never_starves_demand),
                                        cmocka_unit_test_teardown(random_cancels, no_differences)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -278,6 +278,7 @@ enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_sto
         for (uint32_t i = 0; i < x->n_needs && !*more; i++) *more = x->needs[i].state == NEED_READY;
         if (*n || !*more) break;
         if (!waiting_since) waiting_since = clock_ns();
+        if (fetch_busy(x->fetch) == 0) experts_forget_expected(x); /* nothing is to come: it has all the slots */
         if ((e = may_wait(x, waiting_since, should_stop, ctx, why))) break;
         experts_reap(x, WAIT_NS);
     }

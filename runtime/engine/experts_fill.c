@@ -47,7 +47,7 @@ static enum err take_tables(struct experts *x, struct reason *why) {
     x->pool = calloc_checked(layers, sizeof *x->pool);
     x->pool_bytes = calloc_checked(layers, sizeof *x->pool_bytes);
     x->needs = calloc_checked(experts, sizeof *x->needs);
-    x->held = calloc_checked((uint64_t)experts * LOOK_LAYERS, sizeof *x->held);
+    x->held = calloc_checked((uint64_t)experts * MOST_EXPECTED, sizeof *x->held);
     bool ok = true;
     for (uint32_t l = 0; l < LOOK_LAYERS; l++) {
         x->next[l].layer = l;

@@ -13,7 +13,10 @@ enum {
     /* Reads in advance under way at once, while decoding. A drive that demand keeps busy is only to be kept from pausing between
      * two layers; an idle one may as well bring all that is expected. */
     AHEAD_BUSY = 2,
-    AHEAD_IDLE = 8
+    AHEAD_IDLE = 8,
+    /* times an expert can be held ahead: a layer is expected LOOK_LAYERS times, the next one once less...; failed reads keep
+     * their hold */
+    MOST_EXPECTED = LOOK_LAYERS * (LOOK_LAYERS + 1) / 2
 };
 #define WAIT_NS 20000000ull /* between looks at should_stop() */
 
@@ -72,7 +75,7 @@ struct experts {
     struct reason failure;
 
     struct expectation next[LOOK_LAYERS]; /* of layer l: next[l % LOOK_LAYERS] */
-    struct ahead_hold *held;              /* [LOOK_LAYERS * n_experts] slots read ahead: kept until their layer begins */
+    struct ahead_hold *held;              /* [MOST_EXPECTED * n_experts] slots read ahead: kept until their layer begins */
     uint32_t n_held;
 
     /* is looking ahead worth it, and how far? */
