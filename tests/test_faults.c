@@ -3,6 +3,7 @@
 #include "tests/support/check.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -258,10 +259,23 @@ static void errors_end_loading(void **state) {
 }
 
 /* The background meets a sector it cannot read: it gives up, and says so, while runs that need other experts go on. */
-static struct reason last_warning;
+struct warning {
+    pthread_mutex_t lock; /* it is the background's thread that warns */
+    char text[512];
+};
+
 static void keep_warning(void *ctx, enum log_level level, const char *line) {
-    (void)ctx;
-    if (level == LOG_WARN) snprintf(last_warning.text, sizeof last_warning.text, "%s", line);
+    struct warning *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    if (level == LOG_WARN) snprintf(w->text, sizeof w->text, "%s", line);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static bool warned_of(struct warning *w, const char *what) {
+    pthread_mutex_lock(&w->lock);
+    const bool found = strstr(w->text, what) != NULL;
+    pthread_mutex_unlock(&w->lock);
+    return found;
 }
 
 static void wait_ms(unsigned ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL); }
@@ -280,19 +294,17 @@ static void background_gives_up(void **state) {
     struct reason why = {{0}};
     struct engine_options o = few_slots(STREAM_AUTO);
     o.max_slots = 0;
-    o.log = (struct log_sink){.write = keep_warning, .level = LOG_WARN};
+    struct warning warning = {PTHREAD_MUTEX_INITIALIZER, ""};
+    o.log = (struct log_sink){.write = keep_warning, .ctx = &warning, .level = LOG_WARN};
     o.on_load = fail_experts;
-    last_warning.text[0] = 0;
     faulty_clear(&faulty);
     must(engine_open(&o, &e, &why), &why);
     must(session_open(e, PROMPT + STEPS, &s, &why), &why);
     struct engine_io io = {0};
     uint32_t at = 0;
-    for (int i = 0; i < 200 && !last_warning.text[0]; i++) {
-        wait_ms(10);
-        engine_get_io(e, &io); /* its thread is not inside the store then */
-    }
-    if (!strstr(last_warning.text, narrow.path)) fail_test("no warning: '%s'", last_warning.text);
+    for (int i = 0; i < 500 && !warned_of(&warning, narrow.path); i++) wait_ms(10);
+    assert_true(warned_of(&warning, narrow.path));
+    engine_get_io(e, &io);
     assert_int_equal(io.resident, 0);
     faulty_clear(&faulty);
     must(tape_play(&narrow.tape, s, NULL, &at, &why), &why);

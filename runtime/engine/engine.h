@@ -45,7 +45,7 @@ struct engine_options {
 
     bool kv_f32;             /* KV cache in binary32: for exact comparisons, slow */
     bool no_nfc;             /* tokenizer without Unicode normalization */
-    struct log_sink log;
+    struct log_sink log;     /* written to from several threads */
     /* Called about ten times a second while weights are read; true cancels. May be NULL. */
     bool (*on_load)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *on_load_ctx;
