@@ -376,6 +376,7 @@ static void stays_within_the_budget(void **state) {
 int main(int argc, char **argv) {
     if (argc == 5 && strcmp(argv[1], "--peak") == 0)
         return peak_main(argv[2], strtoull(argv[3], NULL, 10), argv[4][0] == '0' ? STREAM_AUTO : STREAM_PREAD);
+    if (argc > 1) cmocka_set_test_filter(argv[1]); /* one test alone */
     const struct CMUnitTest tests[] = {cmocka_unit_test_teardown(files_change, no_differences),
                                        cmocka_unit_test_teardown(plays_without_io_uring, no_differences),
                                        cmocka_unit_test_teardown(plays_without_locked_memory, no_differences),
