@@ -14,6 +14,9 @@
 
 enum {
     DEFAULT_CONTEXT_LIMIT = 32768,
+    LEAST_CONTEXT = 4096, /* nobody asked for a length: no shorter than this for the sake of experts */
+    CONTEXT_STEP = 1024,
+    KV_SHARE = 8, /* ... and then at most this part of a budget that cannot hold all experts anyway */
     RING_SLOTS = 24, /* prompts stream missing experts through them (docs of the GPU path, prefill) */
     MAX_EXPERT_IDS = INT32_MAX
 };
@@ -284,9 +287,7 @@ static enum err start(struct planning *g, struct reason *why) {
     const uint64_t experts = (uint64_t)m->n_layers * m->n_experts;
     p->n_layers = m->n_layers, p->n_experts = m->n_experts, p->n_used = m->n_used;
     p->prompt_tokens = g->r->prompt_tokens ? g->r->prompt_tokens : 512;
-    p->context_tokens = g->r->context_tokens                        ? g->r->context_tokens
-                        : m->context_length < DEFAULT_CONTEXT_LIMIT ? m->context_length
-                                                                    : DEFAULT_CONTEXT_LIMIT;
+    p->context_tokens = g->r->context_tokens;
     p->layers = calloc_checked(m->n_layers, sizeof *p->layers);
     p->expert_tier = calloc_checked(experts, 1);
     g->tensor_tier = calloc_checked(m->n_tensors ? m->n_tensors : 1, sizeof *g->tensor_tier);
@@ -324,6 +325,42 @@ static enum err place(const struct plan_model *m, const struct facts *f, const s
 
 /* ---- the whole ------------------------------------------------------------------------------------------------------ */
 
+static uint64_t default_context(const struct plan_model *m) {
+    return m->context_length < DEFAULT_CONTEXT_LIMIT ? m->context_length : DEFAULT_CONTEXT_LIMIT;
+}
+
+/* Where experts are left outside, each GiB of an empty cache costs more speed than a long context is likely to be worth: the
+ * tokens whose cache takes KV_SHARE of the smaller budget that holds a part of it. */
+static uint64_t short_context(const struct plan_model *m, const struct plan_request *r, const struct budgets *b) {
+    uint64_t row = 0, width_bytes, token;
+    for (int i = 0; i < 2; i++) {
+        const enum plan_kv type = i ? r->type_v : r->type_k;
+        if (size_mul(m->kv_width, kv_types[type].block_bytes, &width_bytes)) row += width_bytes / kv_types[type].block_elements;
+    }
+    const uint64_t budget = b->gpu && !r->kv_on_host && b->vram < b->ram ? b->vram : b->ram, most = default_context(m);
+    if (row == 0 || !size_mul(row, m->n_layers, &token)) return most;
+    const uint64_t tokens = budget / KV_SHARE / token / CONTEXT_STEP * CONTEXT_STEP, least = LEAST_CONTEXT < most ? LEAST_CONTEXT : most;
+    return clamp(tokens, least, most);
+}
+
+/* place(), with a context to choose if none was asked for. */
+static enum err place_context(const struct plan_model *m, const struct facts *f, const struct plan_request *r,
+                              const struct budgets *b, struct plan *out, bool *vram_too_small, struct reason *why) {
+    struct plan_request with = *r;
+    if (r->context_tokens) return place(m, f, r, b, out, vram_too_small, why);
+    with.context_tokens = default_context(m);
+    struct reason inner = {{0}};
+    enum err e = place(m, f, &with, b, out, vram_too_small, &inner);
+    const uint64_t shorter = short_context(m, r, b);
+    if ((!e && out->all_resident) || (e && e != ERR_LIMIT) || shorter >= with.context_tokens) {
+        if (e && why) *why = inner;
+        return e;
+    }
+    if (!e) plan_close(out);
+    with.context_tokens = shorter;
+    return place(m, f, &with, b, out, vram_too_small, why);
+}
+
 /* The same plan with more of one tier. */
 static void find_gain(const struct plan_model *m, const struct facts *f, const struct plan_request *r, struct budgets b,
                       enum plan_tier tier, struct plan *p) {
@@ -349,12 +386,12 @@ enum err plan_open(const struct plan_model *m, const struct facts *f, const stru
     TRY(resolve_ram(f, r, &b.ram, why));
     resolve_vram(f, r, &b);
     bool too_small;
-    enum err e = place(m, f, r, &b, out, &too_small, why);
+    enum err e = place_context(m, f, r, &b, out, &too_small, why);
     if (e == ERR_LIMIT && too_small && b.vram_is_auto) { /* nobody promised that the GPU is used */
         struct reason again = {{0}};
         b.gpu = NULL;
         b.vram = 0;
-        e = place(m, f, r, &b, out, &too_small, &again);
+        e = place_context(m, f, r, &b, out, &too_small, &again);
         if (e == ERR_ARGUMENT) return ERR_LIMIT; /* a rule wants the GPU: the first reason stands */
         if (e && why) *why = again;
         if (!e)
@@ -362,7 +399,9 @@ enum err plan_open(const struct plan_model *m, const struct facts *f, const stru
                 "too little VRAM for the dense part and the context; a smaller -c, -ctk q8_0 -ctv q8_0 or -nkvo may help";
     }
     TRY(e);
-    find_gain(m, f, r, b, PLAN_RAM, out);
-    if (b.gpu) find_gain(m, f, r, b, PLAN_VRAM, out);
+    struct plan_request same = *r;
+    same.context_tokens = out->context_tokens;
+    find_gain(m, f, &same, b, PLAN_RAM, out);
+    if (b.gpu) find_gain(m, f, &same, b, PLAN_VRAM, out);
     return ERR_NONE;
 }

@@ -377,6 +377,7 @@ static void advised_contexts_fit(void **state) {
     struct reason why = {{0}};
     plan_request_default(&r);
     r.ram_budget = 2 * GIB;
+    r.context_tokens = 32768;
     assert_int_equal(plan_open(&big.model, machines[n_machine_files], &r, &p, &why), ERR_LIMIT);
     const char *advice = strstr(why.text, "-c ");
     assert_non_null(advice);
@@ -808,19 +809,39 @@ static void small_gpus_stay_idle(void **state) {
     struct facts f = *machines[n_machine_files];
     struct plan_request r;
     struct plan p;
-    plan_case_gpu(&f, 2 * GIB, 300e9, 10e9);
+    plan_case_gpu(&f, GIB, 300e9, 10e9);
     plan_request_default(&r);
     r.use_gpu = true;
     assert_int_equal(plan_open(&big.model, &f, &r, &p, NULL), ERR_NONE);
     assert_false(p.use_gpu);
     assert_non_null(p.gpu_note);
     plan_close(&p);
-    r.vram_budget = 2 * GIB;
+    r.vram_budget = GIB;
     assert_int_equal(plan_open(&big.model, &f, &r, &p, NULL), ERR_LIMIT);
     r.vram_budget = 0;
     assert_int_equal(plan_open(&big.model, &f, &r, &p, NULL), ERR_NONE);
     assert_false(p.use_gpu);
     plan_close(&p);
+}
+
+/* Nobody asked for a length: all of 32768 beside all experts, an eighth of a budget that holds a part of them, 4096 at least. */
+static void contexts_yield_to_experts(void **state) {
+    (void)state;
+    const struct {
+        uint64_t ram, tokens;
+    } cases[] = {{40 * GIB, 32768}, {8 * GIB, 10240}, {16 * GIB, 21504}, {2 * GIB, 4096}};
+    struct facts f = *machines[n_machine_files];
+    f.memory_total_bytes = f.memory_available_bytes = 64 * GIB;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plan_request r;
+        struct plan p;
+        plan_request_default(&r);
+        r.ram_budget = cases[i].ram;
+        assert_int_equal(plan_open(&big.model, &f, &r, &p, NULL), ERR_NONE);
+        assert_int_equal(p.context_tokens, cases[i].tokens);
+        assert_int_equal(p.all_resident, i == 0);
+        plan_close(&p);
+    }
 }
 
 /* An unmeasured machine is placed all the same, and nothing is promised about speed. */
@@ -842,7 +863,7 @@ int main(void) {
         cmocka_unit_test(any_combination_holds),        cmocka_unit_test(every_machine_file_is_there),
         cmocka_unit_test(more_ram_is_never_worse),      cmocka_unit_test(more_vram_is_never_worse),
         cmocka_unit_test(single_slots_are_never_lost),  cmocka_unit_test(refusals_are_exact),
-        cmocka_unit_test(advised_contexts_fit),         cmocka_unit_test(rules_are_followed),
+        cmocka_unit_test(advised_contexts_fit), cmocka_unit_test(contexts_yield_to_experts),         cmocka_unit_test(rules_are_followed),
         cmocka_unit_test(bad_rules_are_named),          cmocka_unit_test(layer_bounds_choose_layers),
         cmocka_unit_test(kv_types_change_bytes),        cmocka_unit_test(slots_share_memory_evenly),
         cmocka_unit_test(many_sizes_share_classes),     cmocka_unit_test(hot_experts_come_first),

@@ -40,9 +40,13 @@ static enum err read_facts(struct cli *c, struct planned *p, struct reason *why)
     return ERR_NONE;
 }
 
-static enum err read_profile(struct planned *p, const char *path, struct reason *why) {
-    if (!path) return ERR_NONE;
-    TRY(learn_read_profile(path, &p->profile, why));
+/* --profile, or what chats have learned: what a chat would start from. */
+static enum err read_profile(const struct cli *c, struct planned *p, struct reason *why) {
+    if (!c->options->profile) {
+        p->has_profile = learn_known(c, p->model, &p->profile);
+        return ERR_NONE;
+    }
+    TRY(learn_read_profile(c->options->profile, &p->profile, why));
     p->has_profile = true;
     return ERR_NONE;
 }
@@ -93,9 +97,9 @@ static enum err make_plan(struct cli *c, struct planned *p, struct reason *why) 
     const struct options *o = c->options;
     plan_request_default(&p->request);
     TRY(read_facts(c, p, why));
-    TRY(read_profile(p, o->profile, why));
-    TRY(make_request(o, p, why));
     TRY(model_open(o->model, true, &p->model, why));
+    TRY(read_profile(c, p, why));
+    TRY(make_request(o, p, why));
     TRY(measure_process(c, &p->request.process_bytes, why));
     const unsigned threads = p->request.threads ? p->request.threads : p->facts->n_cores;
     const unsigned most = p->request.threads_batch > threads ? p->request.threads_batch : threads;

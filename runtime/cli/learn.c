@@ -105,6 +105,22 @@ static void take_profile(struct learner *l, const char *path, const struct model
     }
 }
 
+bool learn_known(const struct cli *c, const struct model *m, struct profile *out) {
+    const struct options *o = c->options;
+    char identity[sizeof out->model], name[128];
+    struct text path = {0};
+    learn_identity(m, identity, sizeof identity);
+    file_name(identity, name, sizeof name);
+    bool known = o->learn && state_path(o->state_home, o->home, name, &path) && access(path.ptr, F_OK) == 0 &&
+                 !learn_read_profile(path.ptr, out, NULL);
+    if (known && !(same_shape(out, &m->shape) && strcmp(out->model, identity) == 0)) {
+        profile_close(out);
+        known = false;
+    }
+    text_free(&path);
+    return known;
+}
+
 void learn_load(struct cli *c, struct learner *l) {
     const struct options *o = c->options;
     *l = (struct learner){.cli = c, .keep = o->learn};

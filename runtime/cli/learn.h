@@ -27,6 +27,9 @@ void learn_end(struct learner *l);
 
 /* Which model a profile belongs to: name, shape, weights, as one line of printable UTF-8 that fits struct profile.model. */
 void learn_identity(const struct model *m, char *out, size_t size);
+/* What earlier runs taught about this model, as learn_load() would take it; false: nothing, or learning is off. profile_close()
+ * is due after true. */
+bool learn_known(const struct cli *c, const struct model *m, struct profile *out) MUST_USE;
 /* A profile file; errors name it. profile_close() is due after success. */
 enum err learn_read_profile(const char *path, struct profile *out, struct reason *why) MUST_USE;
 enum err learn_write_profile(const char *path, const struct profile *p, struct reason *why) MUST_USE;
