@@ -4,6 +4,7 @@
  * merges, ids renumbered at random) and a small made-up vocabulary are always tested. */
 #include "tests/support/check.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,23 @@ static struct small_vocab small;
 static struct tokenizer *open_small(void) {
     small_vocab_fill(&small);
     return open_or_die(&small.source);
+}
+
+/* Allocated at the moment, where the allocator counts (not under sanitizers). */
+static uint64_t held_bytes(void) {
+    const struct mallinfo2 m = mallinfo2();
+    return m.uordblks + m.hblkhd;
+}
+
+static void memory_is_foretold(void **state) {
+    (void)state;
+    small_vocab_fill(&small);
+    const uint64_t before = held_bytes();
+    struct tokenizer *t = open_or_die(&small.source);
+    const uint64_t held = held_bytes() - before, foretold = tokenizer_memory(&small.source);
+    tokenizer_close(&t);
+    assert_in_range(held, 0, foretold);
+    assert_in_range(foretold, 0, held ? 4 * held : UINT64_MAX);
 }
 
 static struct token_list encode(const struct tokenizer *t, struct span text, enum token_parse parse) {
@@ -842,6 +860,7 @@ static void colliding_merges_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_is_foretold),
         cmocka_unit_test(reference_encode),
         cmocka_unit_test(reference_decode),
         cmocka_unit_test(reference_vocabulary),

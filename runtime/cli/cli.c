@@ -3,6 +3,7 @@
  * The interrupt flag is the one piece of process-wide state, because a signal handler has no other way to hand it over. */
 #include "cli/cli.h"
 #include "cli/io_report.h"
+#include "cli/learn.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -254,7 +255,8 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .no_look_ahead = !o->look_ahead,
         .kv_tokens = c->kv_tokens ? c->kv_tokens : (uint64_t)o->ctx_size,
         .fill_first = c->fill_first,
-        .profile = c->profile,
+        .find_profile = c->learner ? learn_find_profile : NULL,
+        .find_profile_ctx = c->learner,
         .on_experts = c->watch ? watch_experts : NULL,
         .on_experts_ctx = c->watch,
         .log = c->log,

@@ -17,7 +17,7 @@ struct cli {
     size_t progress_width;           /* columns of the progress line now on stderr */
     uint64_t kv_tokens;              /* context the engine's plan sets memory aside for; 0: as -c says */
     bool fill_first;                 /* load all that RAM will hold before starting */
-    const struct profile *profile;   /* for the engine that is opened next; NULL: none */
+    struct learner *learner;         /* knows a profile for the engine that is opened next; NULL: none */
     uint64_t opened_ns;              /* when the engine began to open */
     struct watch *watch;             /* sees what the engine's router chooses; NULL: nobody does */
 };

@@ -96,7 +96,7 @@ static void take_profile(struct learner *l, const char *path, const struct model
     }
     const bool same = strcmp(l->known.model, identity) == 0;
     if (same_shape(&l->known, &m->shape) && (same || given)) {
-        l->cli->profile = &l->known;
+        l->has_profile = true;
         log_line(log, LOG_INFO, "experts are placed by %s: %.0f tokens", path, l->known.tokens);
         if (!same) log_line(log, LOG_INFO, "%s was counted on another model: %s", path, l->known.model);
     } else {
@@ -124,11 +124,13 @@ bool learn_known(const struct cli *c, const struct model *m, struct profile *out
 void learn_load(struct cli *c, struct learner *l) {
     const struct options *o = c->options;
     *l = (struct learner){.cli = c, .keep = o->learn};
-    c->profile = NULL;
+    c->learner = o->profile || o->learn ? l : NULL;
     c->watch = o->learn || o->trace ? &l->watch : NULL;
-    struct model *m = NULL;
-    if ((!o->profile && !o->learn) || model_open(o->model, true, &m, NULL))
-        return; /* the engine will say what is wrong with it */
+}
+
+const struct profile *learn_find_profile(void *ctx, const struct model *m) {
+    struct learner *l = ctx;
+    const struct options *o = l->cli->options;
     char identity[sizeof l->known.model], name[128];
     learn_identity(m, identity, sizeof identity);
     file_name(identity, name, sizeof name);
@@ -137,12 +139,12 @@ void learn_load(struct cli *c, struct learner *l) {
         take_profile(l, o->profile, m, identity, true);
     else if (l->keep && access(l->path.ptr, F_OK) == 0)
         take_profile(l, l->path.ptr, m, identity, false);
-    model_close(&m);
+    return l->has_profile ? &l->known : NULL;
 }
 
 enum err learn_start(struct learner *l, const struct engine *e, struct reason *why) {
     struct cli *c = l->cli;
-    c->profile = NULL; /* borrowed while the engine opened */
+    c->learner = NULL;
     profile_close(&l->known);
     if (!l->keep && !c->options->trace) return ERR_NONE;
     struct reason inner;
@@ -184,7 +186,7 @@ static enum err add_run(struct learner *l, const struct profile *new, struct rea
 void learn_end(struct learner *l) {
     const struct profile *new = watch_profile(&l->watch);
     struct reason why;
-    if (l->keep && new &&new->tokens >= LEAST_TOKENS) {
+    if (l->keep && new && new->tokens >= LEAST_TOKENS) {
         const uint64_t begin = clock_ns();
         if (add_run(l, new, &why))
             log_line(&l->cli->log, LOG_WARN, "the use of experts is not kept: %s (--no-learn)", why.text);
@@ -192,7 +194,7 @@ void learn_end(struct learner *l) {
             log_line(&l->cli->log, LOG_INFO, "the use of experts in %.0f tokens was added to %s in %.0f ms", new->tokens,
                      l->path.ptr, 1e-6 * (double)(clock_ns() - begin));
     }
-    if (l->cli) l->cli->watch = NULL;
+    if (l->cli) l->cli->watch = NULL, l->cli->learner = NULL;
     watch_close(&l->watch);
     profile_close(&l->known);
     text_free(&l->path);

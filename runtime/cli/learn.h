@@ -15,11 +15,14 @@ struct learner {
     struct profile known; /* of --profile or earlier runs; no layers: nothing is known */
     struct text path;     /* of the file of what is learned */
     char identity[sizeof((struct profile *)0)->model];
+    bool has_profile; /* known fits the model */
     bool keep; /* add this run to it */
 };
 
-/* Before the engine opens: c->profile and c->watch are set as the options say (--profile, --learn, --trace). */
+/* Before the engine opens: c->learner and c->watch are set as the options say (--profile, --learn, --trace). */
 void learn_load(struct cli *c, struct learner *l);
+/* What --profile or earlier runs say about the model; for engine_options.find_profile, ctx: the learner. */
+const struct profile *learn_find_profile(void *ctx, const struct model *m);
 /* The engine is open: count from here. Fails only when --trace asks for routes there is no memory for. */
 enum err learn_start(struct learner *l, const struct engine *e, struct reason *why) MUST_USE;
 /* Keep what was counted, unless it is next to nothing; releases everything. After the last session call. */

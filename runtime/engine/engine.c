@@ -1,6 +1,7 @@
 /* Opening a model on this machine, in the order that fails cheapest first: file, kernels, memory, then the long read. */
 #include "engine/engine.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,19 +13,46 @@
 
 enum { DEFAULT_UBATCH = 512 };
 
-static enum err open_tokenizer(struct engine *e, const struct engine_options *o, struct reason *why) {
+/* The tokenizer's tables take a tenth of a second, which passes while the drive reads. */
+struct tokenizing {
+    struct engine *e;
+    const char *path;
+    struct tokenizer_source source;
+    pthread_t thread;
+    bool has_thread;
+    enum err code;
+    struct reason why;
+};
+
+static void *build_tokenizer(void *ctx) {
+    struct tokenizing *t = ctx;
+    struct reason inner = {{0}};
+    t->code = tokenizer_open(&t->source, &t->e->tokenizer, &inner);
+    if (t->code) (void)fail(&t->why, t->code, "%s: %s", t->path, inner.text);
+    return NULL;
+}
+
+/* join_tokenizer() is due after success. */
+static enum err start_tokenizer(struct engine *e, const struct engine_options *o, struct tokenizing *t, struct reason *why) {
     const struct model_vocab *v = &e->model->vocab;
+    *t = (struct tokenizing){.e = e, .path = o->model_path};
     if (v->n_tokens == 0) return ERR_NONE;
     if (v->model.len && !span_equal(v->model, SPAN("gpt2")))
         return fail(why, ERR_UNSUPPORTED, "%s: tokenizer.ggml.model is '%.*s'; only byte-level BPE ('gpt2') is supported", o->model_path,
                     (int)v->model.len, v->model.ptr);
     if (v->pre.len && !span_equal(v->pre, SPAN("qwen2")))
         log_line(&o->log, LOG_WARN, "%s: tokenizer.ggml.pre is '%.*s'; text is cut as for 'qwen2'", o->model_path, (int)v->pre.len, v->pre.ptr);
-    const struct tokenizer_source source = {v->n_tokens, v->tokens, v->types, v->n_merges, v->merges, v->bos,
-                                            v->eos, v->eot, v->pad, v->add_bos, o->no_nfc};
-    struct reason inner = {{0}};
-    const enum err code = tokenizer_open(&source, &e->tokenizer, &inner);
-    return code ? fail(why, code, "%s: %s", o->model_path, inner.text) : ERR_NONE;
+    t->source = (struct tokenizer_source){v->n_tokens, v->tokens, v->types, v->n_merges, v->merges, v->bos,
+                                          v->eos, v->eot, v->pad, v->add_bos, o->no_nfc};
+    t->has_thread = !o->vocab_only && pthread_create(&t->thread, NULL, build_tokenizer, t) == 0;
+    if (!t->has_thread) build_tokenizer(t);
+    return ERR_NONE;
+}
+
+static enum err join_tokenizer(struct tokenizing *t, struct reason *why) {
+    if (t->has_thread) pthread_join(t->thread, NULL);
+    if (t->code && why) *why = t->why;
+    return t->code;
 }
 
 static enum err choose_isa(const char *name, enum cpu_isa *out, struct reason *why) {
@@ -57,14 +85,15 @@ static uint64_t resident_now(void) {
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, struct reason *why) {
+static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, uint64_t process_bytes,
+                          const struct profile *profile, struct reason *why) {
     struct plan_model pm;
     const unsigned threads = pool_threads(e->pool), batch = pool_threads(e->batch_pool);
     TRY(plan_model_open(e->model, o->ubatch, threads > batch ? threads : batch, &pm, why));
     struct plan_request r;
     plan_request_default(&r);
     if (o->ram_budget) r.ram_budget = o->ram_budget;
-    r.process_bytes = resident_now() + network_guess_bytes(&e->model->shape);
+    r.process_bytes = process_bytes + network_guess_bytes(&e->model->shape);
     r.context_tokens = o->kv_tokens;
     r.type_k = r.type_v = e->kv_type == KV_F32 ? PLAN_KV_F32 : PLAN_KV_F16;
     r.use_gpu = false;
@@ -72,7 +101,7 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
     r.threads = threads;
     r.threads_batch = batch;
     r.isa = cpu_isa_name(e->ops.isa);
-    r.profile = o->profile;
+    r.profile = profile;
     struct reason inner = {{0}};
     const enum err code = plan_open(&pm, facts, &r, &e->plan, &inner);
     plan_model_close(&pm);
@@ -83,14 +112,14 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
     return ERR_NONE;
 }
 
-static enum err open_store(struct engine *e, const struct engine_options *o, struct reason *why) {
+static enum err open_store(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
     const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
                                         .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
     TRY(fetch_open(e->model, &fetch, &e->fetch, why));
     const uint64_t n = (uint64_t)e->model->shape.n_layers * e->model->shape.n_experts;
-    float *prior = o->profile ? calloc_checked(n, sizeof *prior) : NULL;
-    if (o->profile && !prior) return fail(why, ERR_NO_MEMORY, "no memory for the profile");
-    if (prior) profile_prior(o->profile, prior);
+    float *prior = profile ? calloc_checked(n, sizeof *prior) : NULL;
+    if (profile && !prior) return fail(why, ERR_NO_MEMORY, "no memory for the profile");
+    if (prior) profile_prior(profile, prior);
     const struct experts_options store = {.model = e->model, .fetch = e->fetch, .plan = &e->plan, .prior = prior,
                                           .look_ahead = !o->no_look_ahead, .log = o->log};
     const enum err code = experts_open(&store, &e->experts, why);
@@ -136,43 +165,54 @@ static enum err load(struct engine *e, const struct engine_options *o, struct re
 }
 
 /* Threads and the plan, from what the machine has. */
-static enum err open_on_machine(struct engine *e, const struct engine_options *o, struct reason *why) {
+static enum err open_on_machine(struct engine *e, const struct engine_options *o, uint64_t process_bytes,
+                                const struct profile *profile, struct reason *why) {
     struct facts *facts = o->facts ? NULL : calloc_checked(1, sizeof *facts);
     if (!o->facts && !facts) return fail(why, ERR_NO_MEMORY, "no memory for the machine's facts");
     enum err code = o->facts ? ERR_NONE : facts_read(facts, why);
     const struct facts *f = o->facts ? o->facts : facts;
     if (!code) code = open_pools(e, f, o, why);
-    if (!code) code = make_plan(e, o, f, why);
+    if (!code) code = make_plan(e, o, f, process_bytes, profile, why);
     free(facts);
     return code;
 }
 
-static enum err start(struct engine *e, const struct engine_options *o, struct reason *why) {
-    TRY(model_open(o->model_path, !o->vocab_only, &e->model, why));
-    TRY(open_tokenizer(e, o, why));
-    const char *warning = NULL;
-    e->family = chat_family_detect(e->model->chat_template, &warning);
-    if (warning) log_line(&o->log, LOG_INFO, "%s", warning); /* programs that use the template warn */
-    if (o->vocab_only) return ERR_NONE;
-
-    enum cpu_isa isa;
-    TRY(choose_isa(o->isa, &isa, why));
-    cpu_ops_init(&e->ops, isa);
-    TRY(network_check(e->model, &e->ops, why));
-    TRY(open_on_machine(e, o, why));
-
+/* Everything from the plan on. */
+static enum err open_weights(struct engine *e, const struct engine_options *o, uint64_t process_bytes, struct reason *why) {
+    const struct profile *profile = o->find_profile ? o->find_profile(o->find_profile_ctx, e->model) : NULL;
+    TRY(open_on_machine(e, o, process_bytes, profile, why));
     const uint64_t begin = clock_ns();
-    TRY(open_store(e, o, why));
+    TRY(open_store(e, o, profile, why));
     TRY(load(e, o, why));
     e->load_ns = clock_ns() - begin;
     if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
     TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
-    if (!e->plan.all_resident && !o->no_look_ahead) TRY(network_look_ahead(&e->network, &e->ops, why));
+    e->guesses_due = !e->plan.all_resident && !o->no_look_ahead;
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
     const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
-    TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
-                   threads > batch_threads ? threads : batch_threads, &e->graph, why));
-    return o->fill_first ? ERR_NONE : experts_start_fill(e->experts, why);
+    return graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
+                      threads > batch_threads ? threads : batch_threads, &e->graph, why);
+}
+
+static enum err start(struct engine *e, const struct engine_options *o, struct reason *why) {
+    TRY(model_open(o->model_path, !o->vocab_only, &e->model, why));
+    const char *warning = NULL;
+    e->family = chat_family_detect(e->model->chat_template, &warning);
+    if (warning) log_line(&o->log, LOG_INFO, "%s", warning); /* programs that use the template warn */
+    if (!o->vocab_only) {
+        enum cpu_isa isa;
+        TRY(choose_isa(o->isa, &isa, why));
+        cpu_ops_init(&e->ops, isa);
+        TRY(network_check(e->model, &e->ops, why));
+    }
+    struct tokenizing t;
+    const uint64_t before = resident_now();
+    TRY(start_tokenizer(e, o, &t, why));
+    const uint64_t process_bytes = before + (e->model->vocab.n_tokens ? tokenizer_memory(&t.source) : 0);
+    const enum err opened = o->vocab_only ? ERR_NONE : open_weights(e, o, process_bytes, why);
+    const enum err tokenized = join_tokenizer(&t, opened ? NULL : why);
+    if (opened || tokenized) return opened ? opened : tokenized;
+    return o->vocab_only || o->fill_first ? ERR_NONE : experts_start_fill(e->experts, why);
 }
 
 enum err engine_open(const struct engine_options *options, struct engine **out, struct reason *why) {

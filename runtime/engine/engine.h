@@ -28,13 +28,16 @@ struct engine_options {
 
     /* memory and streaming */
     uint64_t ram_budget;     /* bytes of the whole process; 0: what is available, less a reserve */
-    uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: the model's, at most 32768 */
+    uint64_t kv_tokens;      /* context tokens the plan sets memory aside for; 0: see plan_request */
     uint32_t max_slots;      /* experts in RAM at most, over all layers; 0: as memory allows (tests, benchmarks) */
     enum stream_kind stream;
     uint64_t patience_ns;    /* a read unanswered for that long has failed; 0: 60 s */
     bool fill_first;         /* return only when RAM holds all the experts it will; else they come on demand and in the background */
     bool no_look_ahead;
-    const struct profile *profile; /* borrowed during engine_open(); NULL: none */
+    /* Called once the model's directory is open: how its experts were used, borrowed until engine_open() returns; NULL: not known.
+     * May be NULL. */
+    const struct profile *(*find_profile)(void *ctx, const struct model *model);
+    void *find_profile_ctx;
     const struct facts *facts;     /* borrowed during engine_open(); NULL: read here, unmeasured */
     /* Each token's chosen experts [n_experts_used], best first, on a worker's thread: to count, record, or replace them (replay;
      * distinct ids < n_experts). `expected`: the look-ahead's guess for `layer`, replaceable too. May be NULL. */

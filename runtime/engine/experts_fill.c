@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "engine/experts.h"
@@ -18,6 +19,16 @@ enum {
 };
 #define IDLE_NS 20000000ull        /* a run that ended is likely to be followed by the next token's: wait before filling */
 #define REPORT_NS 100000000ull
+
+/* Signals are for the program's own threads: a handler that ran here would interrupt nobody's reading from the terminal. */
+static int start_thread(pthread_t *thread, void *(*run)(void *ctx), void *ctx) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int rc = pthread_create(thread, NULL, run, ctx);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
@@ -77,6 +88,31 @@ static enum err open_parts(struct experts *x, const struct experts_options *o, s
     return cache_open(&cache, &x->cache, why);
 }
 
+/* Fresh memory is cleared by whoever writes to it first, which for a slot is the thread that sends its read: a first token would
+ * wait for as much clearing as reading. Clear the slots it will take (free ones are dealt out from the lowest) while the dense
+ * part is being read. Slots count against the budget whether touched or not. */
+static void *touch_first_slots(void *ctx) {
+    struct experts *x = ctx;
+    enum { STEP = 8 << 20 };
+    const uint64_t token_slots = (uint64_t)x->m->shape.n_layers * x->m->shape.n_experts_used / x->n_classes;
+    for (uint64_t at = 0, more = 1; more; at += STEP) {
+        more = 0;
+        for (uint32_t c = 0; c < x->n_classes && !atomic_load(&x->touched_enough); c++) {
+            const uint64_t wanted = token_slots * x->slot_bytes[c], end = wanted < x->pool_bytes[c] ? wanted : x->pool_bytes[c];
+            if (at >= end) continue;
+            more |= madvise((uint8_t *)x->pool[c] + at, end - at < STEP ? end - at : STEP, MADV_POPULATE_WRITE) == 0;
+        }
+    }
+    return NULL;
+}
+
+static void stop_touching(struct experts *x) {
+    if (!x->has_toucher) return;
+    x->has_toucher = false;
+    atomic_store(&x->touched_enough, true);
+    pthread_join(x->toucher, NULL);
+}
+
 enum err experts_open(const struct experts_options *o, struct experts **out, struct reason *why) {
     *out = NULL;
     struct experts *x = calloc_checked(1, sizeof *x);
@@ -98,6 +134,7 @@ enum err experts_open(const struct experts_options *o, struct experts **out, str
         x->look_ahead = o->look_ahead && x->io.slots < x->io.experts;
         x->ahead_limit = AHEAD_BUSY; /* a cold start */
         x->ahead_ranks = (x->m->shape.n_experts_used + 1) / 2;
+        x->has_toucher = start_thread(&x->toucher, touch_first_slots, x) == 0; /* without it things are slower, not wrong */
     } else {
         experts_close(&x);
     }
@@ -121,6 +158,7 @@ void experts_close(struct experts **experts) {
         pthread_mutex_unlock(&x->mutex);
         pthread_join(x->filler, NULL);
     }
+    stop_touching(x);
     drain(x);
     for (uint32_t c = 0; c < x->n_classes && x->pool; c++) pages_free(x->pool[c], x->pool_bytes[c]);
     cache_close(&x->cache);
@@ -212,13 +250,8 @@ static void *fill_in_background(void *ctx) {
     return NULL;
 }
 
-/* Signals are for the program's own threads: a handler that ran here would interrupt nobody's reading from the terminal. */
 enum err experts_start_fill(struct experts *x, struct reason *why) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&x->filler, NULL, fill_in_background, x);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int rc = start_thread(&x->filler, fill_in_background, x);
     if (rc) return fail(why, ERR_NO_MEMORY, "the background thread could not start: %s", strerror(rc));
     x->has_filler = true;
     return ERR_NONE;

@@ -3,6 +3,7 @@
 #define COLDSTREAM_EXPERTS_PRIVATE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "engine/experts.h"
 #include "placement/cache.h"
@@ -90,8 +91,9 @@ struct experts {
     struct reason fill_failure;
     struct engine_io io; /* counters */
 
-    pthread_t filler;
-    bool has_filler;
+    pthread_t filler, toucher;
+    bool has_filler, has_toucher;
+    atomic_bool touched_enough; /* the toucher is to end */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool in_run, wanted, filling, closing; /* who owns the store: a run, or the background thread while `filling` */

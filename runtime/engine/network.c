@@ -140,23 +140,38 @@ uint64_t network_guess_bytes(const struct model_shape *s) {
     return s->n_embd % 32 ? 0 : (uint64_t)s->n_layers * (s->n_experts * (s->n_embd / 32 * sizeof(struct block_q8_0)) + 64);
 }
 
-enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct reason *why) {
+struct copying {
+    struct network *net;
+    float *rows; /* one a worker */
+};
+
+static void copy_routers(const struct worker *me, void *ctx) {
+    const struct copying *c = ctx;
+    const uint64_t k = c->net->shape->n_embd;
+    float *row = c->rows + me->index * k;
+    for (uint32_t i = me->index; i < c->net->shape->n_layers; i += me->count) {
+        const struct matrix *from = &c->net->layers[i].router, *to = &c->net->layers[i].guess;
+        for (uint64_t r = 0; r < from->rows; r++) {
+            from->ops->dequant(from->data + r * from->row_bytes, row, k);
+            quantize_row(row, k, (struct block_q8_0 *)((uint8_t *)to->data + r * to->row_bytes)); /* of the arena: ours to write */
+        }
+    }
+}
+
+enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct pool *pool, struct reason *why) {
     const uint64_t k = net->shape->n_embd, row_bytes = k / 32 * sizeof(struct block_q8_0), bytes = network_guess_bytes(net->shape);
     if (bytes == 0 || !ops->types[TYPE_Q8_0].matmul) return ERR_NONE;
-    float *row = calloc_checked(k, sizeof *row);
-    if (!row) return fail(why, ERR_NO_MEMORY, "no memory for a router's row");
+    struct copying c = {net, calloc_checked(k * pool_threads(pool), sizeof *c.rows)};
+    if (!c.rows) return fail(why, ERR_NO_MEMORY, "no memory for a router's row");
     const enum err e = arena_open(&net->guesses, bytes, why);
     for (uint32_t i = 0; !e && i < net->shape->n_layers; i++) {
         struct network_layer *l = &net->layers[i];
-        uint8_t *to = arena_take(&net->guesses, l->router.rows * row_bytes);
-        l->guess = (struct matrix){.data = to, .row_bytes = row_bytes, .rows = l->router.rows, .k = k, .ops = &ops->types[TYPE_Q8_0]};
-        for (uint64_t r = 0; r < l->router.rows; r++) {
-            l->router.ops->dequant(l->router.data + r * l->router.row_bytes, row, k);
-            quantize_row(row, k, (struct block_q8_0 *)(to + r * row_bytes));
-        }
+        l->guess = (struct matrix){.data = arena_take(&net->guesses, l->router.rows * row_bytes), .row_bytes = row_bytes,
+                                   .rows = l->router.rows, .k = k, .ops = &ops->types[TYPE_Q8_0]};
         l->int8_ffn_in = true;
     }
-    free(row);
+    if (!e) pool_run(pool, copy_routers, &c);
+    free(c.rows);
     return e;
 }
 

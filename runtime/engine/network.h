@@ -4,6 +4,7 @@
 #ifndef COLDSTREAM_NETWORK_H
 #define COLDSTREAM_NETWORK_H
 
+#include "core/pool.h"
 #include "cpu/cpu.h"
 #include "engine/weights.h"
 #include "model/model.h"
@@ -40,7 +41,7 @@ struct network {
 /* Memory that network_look_ahead() takes. */
 uint64_t network_guess_bytes(const struct model_shape *s);
 /* Make copies of the routers in Q8_0: the look-ahead asks two of them a layer, and a guess need not read 32 bits a weight. */
-enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct reason *why) MUST_USE;
+enum err network_look_ahead(struct network *net, const struct cpu_ops *ops, struct pool *pool, struct reason *why) MUST_USE;
 
 /* Which tensors of the directory the network reads, with or without the experts': fill `wanted` [m->n_tensors]. */
 void network_wanted(const struct model *m, bool experts, bool *wanted);

@@ -90,6 +90,12 @@ static enum err compute(struct session *s, const int32_t *tokens, uint32_t n, bo
                             .logits_from = eval ? eval->logits_from : 0, .ctx = eval ? eval->ctx : NULL};
     s->logits_valid = false;
     TRY(graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b, why));
+    if (e->guesses_due) {
+        struct reason inner;
+        e->guesses_due = false;
+        if (network_look_ahead(&e->network, &e->ops, e->pool, &inner))
+            log_line(&e->log, LOG_WARN, "looking ahead takes more memory traffic than it need: %s", inner.text);
+    }
     s->length += n;
     s->logits_valid = want_logits;
     if (want_logits)

@@ -295,6 +295,21 @@ static enum err load_ends(struct tokenizer *t, const struct tokenizer_source *so
     return ERR_NONE;
 }
 
+static uint64_t map_slots(size_t n) {
+    uint64_t slots = 16;
+    while (slots / 2 < n) slots *= 2;
+    return slots;
+}
+
+uint64_t tokenizer_memory(const struct tokenizer_source *source) {
+    if (source->n_tokens > MAX_TOKENS || source->n_merges > MAX_MERGES) return 0; /* refused */
+    uint64_t bytes = sizeof(struct tokenizer) + map_slots(source->n_tokens) * sizeof(struct string_slot) +
+                     map_slots(source->n_merges) * sizeof(struct bpe_pair);
+    for (size_t i = 0; i < source->n_tokens; i++)
+        bytes += source->tokens[i].len + 1 + sizeof(uint32_t) + sizeof(struct added_token);
+    return bytes;
+}
+
 enum err tokenizer_open(const struct tokenizer_source *source, struct tokenizer **out, struct reason *why) {
     *out = NULL;
     if (source->n_tokens == 0) return fail(why, ERR_UNSUPPORTED, "tokenizer: the file holds no vocabulary");

@@ -32,6 +32,8 @@ struct token_list {
     size_t len, cap;
 };
 
+/* Most memory that tokenizer_open() holds at a time, the tokenizer's own included: to be counted before it is built. */
+uint64_t tokenizer_memory(const struct tokenizer_source *source);
 enum err tokenizer_open(const struct tokenizer_source *source, struct tokenizer **out, struct reason *why) MUST_USE;
 void tokenizer_close(struct tokenizer **tokenizer);
 
