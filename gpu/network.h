@@ -1,0 +1,112 @@
+/* Inside the GPU room: a network on the device, shared by the files that launch its kernels. C++; nobody outside gpu/ includes it.
+ *
+ * Every pointer below is device memory unless it says otherwise. [T] is GPU_STEP_TOKENS, [N] the batch_tokens of a lane. */
+#ifndef COLDSTREAM_GPU_NETWORK_H
+#define COLDSTREAM_GPU_NETWORK_H
+
+#include "gpu/cu.h"
+#include "gpu/gpu.h"
+
+/* Vectors in 8 bits, as the CPU's `struct acts` has them: per 32 values d = max|x|/127, q = round to nearest even of
+ * x * (127/max|x|), s32 = d * sum of the 32 q; sum16 = sum of each 16 q. A group whose max is below 2^-110 is zero; one that holds
+ * an infinity or NaN has d = NaN. Natural order; rows 16-byte aligned. */
+struct gpu_acts {
+    int8_t *q;      /* [n][k] */
+    float *d, *s32; /* [n][k/32] */
+    int32_t *sum16; /* [n][k/16] */
+};
+
+struct gpu_route {
+    int32_t expert;
+    uint32_t slot; /* 1 + address / 256 from the slots' base; 0: computed by the host */
+    float weight;
+};
+
+/* Scratch of steps. */
+struct gpu_step {
+    float *x;                 /* [T][E] the residual stream, updated in place */
+    float *qkv;               /* [T][(Hq+2Hk)*Dh] */
+    float *attend_partial;    /* splits' (max, sum, values): see attention.cu */
+    struct gpu_acts attended; /* [T][Hq*Dh] */
+    float *normed;            /* [T][E] the experts' input */
+    struct gpu_acts normed8;  /* [T][E] */
+    struct gpu_route *route;  /* [T][n_used] */
+    struct gpu_acts mid;      /* [T*n_used][F] */
+    float *logits;            /* [T][V] */
+    uint32_t *tickets;        /* one a use; zero between kernels: grid_last() resets them */
+    uint32_t *mail_number;    /* of the last mail */
+    uint32_t *n_missing;      /* of the layer at hand, over all tokens */
+    uint32_t *n_misses;       /* of the step */
+    uint32_t *failed;
+    struct gpu_command *command; /* the device's copy of the step's command */
+    uint32_t *command_number; /* of the step at hand */
+    int32_t *best;            /* [T] */
+};
+
+/* Scratch of a prompt's lane. */
+struct gpu_lane {
+    int32_t *tokens;          /* [N] */
+    float *x;                 /* [N][E] */
+    __half *normed;           /* [N][E] */
+    float *normed32;          /* [N][E] the host's experts read it */
+    float *qkv;               /* [N][(Hq+2Hk)*Dh] */
+    __half *q, *attended;     /* [N][Hq*Dh] */
+    float *router;            /* [N][X] */
+    int32_t *expert;          /* [N][n_used] */
+    float *weight;            /* [N][n_used] */
+    int32_t *pair_of;         /* [N][n_used] where (token, rank) stands among the pairs sorted by expert */
+    int32_t *pair_token;      /* [N*n_used] */
+    uint32_t *expert_start;   /* [X+1] */
+    __half *mid;              /* [N*n_used][F] */
+    float *mid_scale;         /* [N*n_used] a power of two that keeps mid in range */
+    float *down;              /* [N*n_used][E] */
+    uint8_t *done;            /* [X] experts computed in this layer */
+    float *rest;              /* [N][E] the host's share */
+};
+
+struct gpu_network {
+    struct gpu *gpu;
+    struct gpu_shape shape;
+    struct gpu_layer *layers;     /* host [n_layers] */
+    struct gpu_layer *layers_dev; /* the same */
+    struct gpu_network_options options;
+    double *rope_frequency;       /* [Dh/2] */
+    uint32_t *slots;              /* [n_layers][n_experts] as gpu_route.slot */
+    uint32_t *uses;               /* [n_layers][n_experts] */
+    uint32_t *pages;              /* [max_sequences][max_pages] */
+    struct gpu_step step;
+    struct gpu_lane lanes[GPU_LANES];
+    struct gpu_shared shared;     /* host addresses */
+    struct gpu_shared shared_dev; /* the device's addresses of the same */
+    uint64_t patience_ns;
+    uint32_t splits;              /* of attention in a step */
+};
+
+/* Launches, each into `stream`. Steps run under capture: nothing here may allocate, synchronise or depend on the host's state. */
+void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t stream);                            /* step.cu */
+void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);              /* matvec.cu */
+void gpu_launch_attention(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);        /* attention.cu */
+void gpu_launch_attention_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);   /* step.cu */
+void gpu_launch_output(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);           /* matvec.cu */
+void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);            /* route.cu */
+void gpu_launch_gate_up(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);          /* experts.cu */
+void gpu_launch_down(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);             /* experts.cu */
+void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream);                             /* matvec.cu */
+void gpu_launch_end(struct gpu_network *n, uint32_t tokens, cudaStream_t stream);                              /* step.cu */
+
+/* Prompts: matmul.cu (products), attention.cu, batch.cu (the rest). */
+struct gpu_product { /* y[i][r] = sum_c W[r][c] x[i][c] */
+    struct gpu_matrix w;
+    const __half *x; /* [n][k] */
+    uint32_t n;
+    float *y;        /* [n] rows ldy apart */
+    uint32_t ldy;
+    bool add;        /* y += */
+};
+void gpu_launch_product(struct gpu_network *n, const struct gpu_product *p, cudaStream_t stream);
+/* Experts of `layer` (gpu_ops.batch_experts) over the lane's sorted pairs. */
+void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count, cudaStream_t stream);
+/* lane.qkv -> norm, rotation, KV append, causal attention -> lane.attended */
+void gpu_launch_batch_attention(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, cudaStream_t stream);
+
+#endif
