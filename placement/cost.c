@@ -27,6 +27,8 @@ static const double many_vectors = 128;  /* what batch rates are measured with *
 static const double submit_s = 38e-6;    /* of a compute thread, a missed expert (streaming, section 2) */
 static const double kv_read_share = 0.8; /* of plain reads, attention over the cache */
 static const double vram_share = 0.9;    /* of plain reads, GPU kernels: 82 of 91 % of the data sheet (GPU study 2.1) */
+/* Tokens of a profile that weigh as much as the generic curve: fewer have not reached the rarer half of 128 experts a few times. */
+static const double half_trust_tokens = 256;
 static const double default_gpu_layer_s = 42e-6; /* 2 ms for 48 layers (roofline's calibration) */
 static const double default_hand_off_s = 9e-6;   /* GPU study 3.3 */
 
@@ -60,8 +62,11 @@ static double hit_rate(const struct plan *p, const struct profile *profile, uint
     for (int t = 0; t <= (int)last; t++) held += p->layers[layer].experts[t];
     const double residency = (double)held / p->n_experts;
     if (held == p->n_experts || held == 0) return residency;
-    if (!profile) return plan_generic_hit_rate(residency);
-    return fmin(1, fmax(profile_hit_rate(profile, held), coverage(p, profile, layer, last)));
+    const double generic = plan_generic_hit_rate(residency);
+    if (!profile) return generic;
+    const double counted = fmax(profile_hit_rate(profile, held), coverage(p, profile, layer, last));
+    const double trust = profile->tokens / (profile->tokens + half_trust_tokens);
+    return fmin(1, generic + trust * (counted - generic));
 }
 
 static void set_hit_rates(struct plan *p, const struct profile *profile) {
