@@ -16,6 +16,18 @@ struct gpu_acts {
     int32_t *sum16; /* [n][k/16] */
 };
 
+/* Which ticket is whose (gpu_step.tickets): kernels that may run at the same time do not share one. */
+enum {
+    GPU_TICKET_ROUTE,
+    GPU_TICKET_MAIL,
+    GPU_TICKET_GATE_UP,
+    GPU_TICKET_DOWN,
+    GPU_TICKET_HEAD,
+    GPU_TICKET_END,
+    GPU_TICKET_BATCH,         /* prompts */
+    GPU_TICKET_ATTENTION = 16 /* + token * n_kv_heads + KV head */
+};
+
 struct gpu_route {
     int32_t expert;
     uint32_t slot; /* 1 + address / 256 from the slots' base; 0: computed by the host */
@@ -26,7 +38,7 @@ struct gpu_route {
 struct gpu_step {
     float *x;                 /* [T][E] the residual stream, updated in place */
     float *qkv;               /* [T][(Hq+2Hk)*Dh] */
-    float *attend_partial;    /* splits' (max, sum, values): see attention.cu */
+    float *attend_partial;    /* [T][Hq][splits][Dh+2]: see attention.cu */
     struct gpu_acts attended; /* [T][Hq*Dh] */
     float *normed;            /* [T][E] the experts' input */
     struct gpu_acts normed8;  /* [T][E] */
@@ -62,6 +74,10 @@ struct gpu_lane {
     float *down;              /* [N*n_used][E] */
     uint8_t *done;            /* [X] experts computed in this layer */
     float *rest;              /* [N][E] the host's share */
+    /* Pinned host memory, for gpu_batch_routes: */
+    int32_t *expert_host;     /* [N][n_used] */
+    float *weight_host;       /* [N][n_used] */
+    float *normed_host;       /* [N][E] */
 };
 
 struct gpu_network {
@@ -79,7 +95,7 @@ struct gpu_network {
     struct gpu_shared shared;     /* host addresses */
     struct gpu_shared shared_dev; /* the device's addresses of the same */
     uint64_t patience_ns;
-    uint32_t splits;              /* of attention in a step */
+    uint32_t splits;              /* of attention in a step: enough blocks for two a multiprocessor, at least 1 */
 };
 
 /* Launches, each into `stream`. Steps run under capture: nothing here may allocate, synchronise or depend on the host's state. */
@@ -108,5 +124,16 @@ void gpu_launch_product(struct gpu_network *n, const struct gpu_product *p, cuda
 void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count, cudaStream_t stream);
 /* lane.qkv -> norm, rotation, KV append, causal attention -> lane.attended */
 void gpu_launch_batch_attention(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, cudaStream_t stream);
+
+/* The table's functions of prompts (batch.cu), as gpu.h describes them. */
+void gpu_batch_begin(struct gpu_network *n, const struct gpu_batch *b);
+void gpu_batch_attention(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer);
+void gpu_batch_qkv(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, float *qkv, struct gpu_event *ready);
+void gpu_batch_attended(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const float *attended);
+void gpu_batch_route(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, bool want_input, struct gpu_batch_routes *routes,
+                     struct gpu_event *ready);
+void gpu_batch_experts(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count);
+void gpu_batch_combine(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const float *rest);
+void gpu_batch_logits(struct gpu_network *n, const struct gpu_batch *b, uint32_t from, uint32_t count, float *logits);
 
 #endif
