@@ -113,7 +113,7 @@ struct gpu_command {
     uint32_t number; /* of the step, rising */
     uint32_t n_tokens;
     struct {
-        int32_t id;  /* -1: the token chosen by the step before, on the device */
+        int32_t id;  /* -1: the token that the step before chose at this index, on the device */
         uint32_t position, sequence;
     } tokens[GPU_STEP_TOKENS];
     uint32_t n_patches;

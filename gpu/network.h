@@ -34,17 +34,30 @@ struct gpu_route {
     float weight;
 };
 
+/* An expert whose weights are on the device, with the tokens that chose it: its weights are read once for all of them. */
+struct gpu_hit {
+    uint32_t slot, tokens;            /* bit t: token t chose it */
+    uint32_t rank[GPU_STEP_TOKENS];   /* among that token's choices */
+    float weight[GPU_STEP_TOKENS];    /* 0 where the bit is not set */
+};
+
 /* Scratch of steps. */
 struct gpu_step {
     float *x;                 /* [T][E] the residual stream, updated in place */
     float *qkv;               /* [T][(Hq+2Hk)*Dh] */
     float *attend_partial;    /* [T][Hq][splits][Dh+2]: see attention.cu */
-    struct gpu_acts attended; /* [T][Hq*Dh] */
+    struct gpu_acts attended; /* [T][Hq*Dh]; filled when the layer's output matrix multiplies int8 (all but F32, F16, BF16) */
+    float *attended32;        /* [T][Hq*Dh]; filled when it does not */
     float *normed;            /* [T][E] the experts' input */
     struct gpu_acts normed8;  /* [T][E] */
-    struct gpu_route *route;  /* [T][n_used] */
-    struct gpu_acts mid;      /* [T*n_used][F] */
+    float *router;            /* [T][X] logits of the router */
+    struct gpu_route *route;  /* [T][n_used], best first; expert -1: none (padding) */
+    struct gpu_hit *hits;     /* [T*n_used] the distinct chosen experts that have a slot */
+    uint32_t *n_hits;
+    struct gpu_acts mid;      /* [T*n_used][F] row t * n_used + rank */
+    float *mid32;             /* the same, for down matrices that multiply floats */
     float *logits;            /* [T][V] */
+    uint64_t *best_key;       /* [T] of the largest logit so far: see matvec.cu */
     uint32_t *tickets;        /* one a use; zero between kernels: grid_last() resets them */
     uint32_t *mail_number;    /* of the last mail */
     uint32_t *n_missing;      /* of the layer at hand, over all tokens */
