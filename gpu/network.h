@@ -131,7 +131,16 @@ struct gpu_product { /* y[i][r] = sum_c W[r][c] x[i][c] */
     float *y;        /* [n] rows ldy apart */
     uint32_t ldy;
     bool add;        /* y += */
+    bool two_vectors; /* rows 2i and 2i+1 of x are a vector and 2^11 times what rounding it to binary16 left: y[i], for n/2 of them; no add */
 };
+struct gpu_product32 { /* the same in binary32 throughout, for routers */
+    struct gpu_matrix w;
+    const float *x; /* [n][k] */
+    uint32_t n;
+    float *y;
+    uint32_t ldy;
+};
+void gpu_launch_product32(struct gpu_network *n, const struct gpu_product32 *p, cudaStream_t stream);
 void gpu_launch_product(struct gpu_network *n, const struct gpu_product *p, cudaStream_t stream);
 /* Experts of `layer` (gpu_ops.batch_experts) over the lane's sorted pairs. */
 void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count, cudaStream_t stream);
