@@ -78,6 +78,7 @@ struct cache {
     int32_t *last;   /* LRU: serial number of the last use */
     uint16_t *marks; /* EXPECTED, USED.. */
     int32_t *slot_of;
+    bool *elsewhere; /* not for the background to bring */
 
     /* by slot, [n_slots] */
     int32_t *cell; /* NONE: free */
@@ -132,6 +133,7 @@ static uint64_t lay_out(struct cache *c, struct arena *arena) {
         {&c->last, c->n_cells, sizeof *c->last},
         {&c->marks, c->n_cells, sizeof *c->marks},
         {&c->slot_of, c->n_cells, sizeof *c->slot_of},
+        {&c->elsewhere, c->n_cells, sizeof *c->elsewhere},
         {&c->cell, c->n_slots, sizeof *c->cell},
         {&c->slot_heat, c->n_slots, sizeof *c->slot_heat},
         {&c->slot_prior, c->n_slots, sizeof *c->slot_prior},
@@ -330,7 +332,9 @@ void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t
     for (uint32_t t = n_tokens; t-- > 0; weight *= step) {
         if (weight < last * NEGLIGIBLE) weight = 0;
         for (uint32_t k = 0; k < c->n_used; k++) {
-            const uint32_t cell = cell_of(c, layer, (uint32_t)experts[(size_t)t * c->n_used + k]);
+            const int32_t expert = experts[(size_t)t * c->n_used + k];
+            if (expert < 0) continue;
+            const uint32_t cell = cell_of(c, layer, (uint32_t)expert);
             count(c, cell, (float)weight, c->recent + 1 + (int32_t)t);
             if (n_tokens == 1 && c->slot_of[cell] != NONE) stay(c, c->slot_of[cell], layer);
         }
@@ -549,6 +553,10 @@ void cache_release(struct cache *c, int32_t slot) {
     if (c->cell[slot] == NONE) count_as_free(c, slot);
 }
 
+void cache_set_elsewhere(struct cache *c, uint32_t layer, uint32_t expert, bool elsewhere) {
+    c->elsewhere[cell_of(c, layer, expert)] = elsewhere;
+}
+
 bool cache_next_fill(const struct cache *c, uint32_t *layer, uint32_t *expert) {
     const double inverse_weight = 1 / weight_now(c);
     float best = -1;
@@ -556,7 +564,7 @@ bool cache_next_fill(const struct cache *c, uint32_t *layer, uint32_t *expert) {
         if (c->classes[c->layer_class[l]].n_free == 0) continue;
         for (uint32_t x = 0; x < c->n_experts; x++) {
             const uint32_t cell = l * c->n_experts + x;
-            if (c->slot_of[cell] != NONE) continue;
+            if (c->slot_of[cell] != NONE || c->elsewhere[cell]) continue;
             const float score = score_of(c, cell, inverse_weight);
             if (score <= best) continue;
             best = score;

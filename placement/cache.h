@@ -51,7 +51,7 @@ bool cache_is_ready(const struct cache *c, int32_t slot);
 /* What a slot is bound to; false: free. */
 bool cache_content(const struct cache *c, int32_t slot, uint32_t *layer, uint32_t *expert);
 
-/* Count the choices of `n_tokens` tokens, experts[n_tokens][n_used], the last token the most recent. From 16 tokens on it is a
+/* Count the choices of `n_tokens` tokens, experts[n_tokens][n_used] (negative: none), the last token the most recent. From 16 tokens on it is a
  * prompt (or the next piece of one): layers in ascending order; at its beginning older counts fade to a quarter. */
 void cache_use(struct cache *c, uint32_t layer, const int32_t *experts, uint32_t n_tokens);
 /* `n_tokens` went through all layers, or (0) the batch was given up. */
@@ -72,6 +72,9 @@ void cache_release(struct cache *c, int32_t slot);
 /* The expert to fetch next in the background: the one with the highest score that has no slot, of a class with free slots.
  * Without any knowledge: layer by layer. False: no free slot, or everything is here. */
 bool cache_next_fill(const struct cache *c, uint32_t *layer, uint32_t *expert);
+
+/* The expert has a place in a faster tier: cache_next_fill() passes it over. */
+void cache_set_elsewhere(struct cache *c, uint32_t layer, uint32_t expert, bool elsewhere);
 
 float cache_score(const struct cache *c, uint32_t layer, uint32_t expert);
 uint32_t cache_layer_count(const struct cache *c, uint32_t layer); /* slots bound to the layer */

@@ -328,7 +328,8 @@ static void background_fill_goes_by_score_then_by_layer(void **state) {
     use(c, 2, 3);
     use(c, 1, 2);
     use(c, 1, 2);
-    const uint32_t want[4][2] = {{1, 2}, {2, 3}, {0, 0}, {0, 1}};
+    cache_set_elsewhere(c, 0, 0, true);
+    const uint32_t want[4][2] = {{1, 2}, {2, 3}, {0, 1}, {0, 2}};
     for (size_t i = 0; i < 4; i++) {
         assert_true(cache_next_fill(c, &layer, &expert));
         assert_int_equal(layer, want[i][0]);

@@ -47,15 +47,19 @@ static void show_choice(struct graph *g, uint32_t layer) {
     }
 }
 
-/* Sort the (token, rank) pairs by expert. One worker; a few microseconds at 4096 pairs. */
+/* Sort the (token, rank) pairs by expert; those without one (somebody else computes it) are left out. One worker; a few
+ * microseconds at 4096 pairs. */
 static void group_by_expert(struct graph *g) {
     const struct model_shape *shape = g->net->shape;
     const uint32_t n_pairs = g->batch->n * shape->n_experts_used, x = shape->n_experts;
     uint32_t *start = g->expert_start;
     memset(start, 0, (x + 1) * sizeof *start);
-    for (uint32_t p = 0; p < n_pairs; p++) start[g->expert[p] + 1]++;
+    for (uint32_t p = 0; p < n_pairs; p++)
+        if (g->expert[p] >= 0) start[g->expert[p] + 1]++;
     for (uint32_t e = 0; e < x; e++) start[e + 1] += start[e];
     for (uint32_t p = 0; p < n_pairs; p++) {
+        g->pair[p] = -1;
+        if (g->expert[p] < 0) continue;
         const uint32_t at = start[g->expert[p]]++; /* now start[e] is where e ends; shifted back below */
         g->pair[p] = (int32_t)at;
         g->pair_token[at] = (int32_t)(p / shape->n_experts_used);
@@ -145,20 +149,21 @@ static void activate(struct step *s, bool int8) {
     step_end(s);
 }
 
-/* x += sum over ranks, in rank order. */
-static void combine(struct step *s) {
+/* to += sum over ranks, in rank order. */
+static void combine(struct step *s, float *to) {
     struct graph *g = s->g;
     const uint32_t used = g->net->shape->n_experts_used, n = g->batch->n;
     const size_t e = g->in.k;
     for (uint32_t t = s->me->index; t < n; t += s->me->count)
         for (uint32_t r = 0; r < used; r++)
-            g->ops->axpy(g->share[t * used + r], g->down + (size_t)g->pair[t * used + r] * e, e, g->x + t * e);
+            if (g->pair[t * used + r] >= 0)
+                g->ops->axpy(g->share[t * used + r], g->down + (size_t)g->pair[t * used + r] * e, e, to + t * e);
 }
 
-bool experts_cpu(struct step *s, uint32_t layer) {
+/* Down rows of all pairs, wave by wave. */
+static bool compute(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
     const struct network_layer *l = &g->net->layers[layer];
-    route(s, l, layer);
     for (bool more = true; more;) {
         if (s->me->index == 0) next_wave(g, l);
         step_end(s);
@@ -170,7 +175,23 @@ bool experts_cpu(struct step *s, uint32_t layer) {
         step_jobs(s, g->down_jobs, g->n_down_jobs);
     }
     if (s->me->index == 0) experts_end(g->experts);
-    if (g->failed) return false;
-    combine(s); /* the next layer's norm takes the same tokens: no meeting needed */
+    return !g->failed;
+}
+
+bool experts_cpu(struct step *s, uint32_t layer) {
+    route(s, &s->g->net->layers[layer], layer);
+    if (!compute(s, layer)) return false;
+    combine(s, s->g->x); /* the next layer's norm takes the same tokens: no meeting needed */
+    return true;
+}
+
+bool experts_given(struct step *s, uint32_t layer, float *to) {
+    struct graph *g = s->g;
+    if (s->me->index == 0) {
+        group_by_expert(g);
+        experts_begin(g->experts, layer, g->needs, g->n_needs, g->expert, g->batch->n);
+    }
+    if (!compute(s, layer)) return false;
+    combine(s, to);
     return true;
 }

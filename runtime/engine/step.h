@@ -105,5 +105,8 @@ bool layer_cpu(struct step *s, uint32_t layer);
 
 /* The layer's experts, from the router to the residual stream (experts_cpu.c). */
 bool experts_cpu(struct step *s, uint32_t layer);
+/* The same for g->in and choices made elsewhere: g->expert (negative: not ours) and g->share, written before the last meeting.
+ * to [n][E] += the weighted sums; a token is added to by one worker, and the caller lets them meet. */
+bool experts_given(struct step *s, uint32_t layer, float *to);
 
 #endif
