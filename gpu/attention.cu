@@ -1,7 +1,6 @@
 /* Attention's kernels and their launches: one for a step of 1 to 8 tokens, two for prompts (what is appended, what is attended).
  * The maths of a tile is attention.cuh's, the pages are kv.cuh's. Knows no projections: q, k and v arrive in binary32 before
  * norm and rotation. */
-#include "gpu/acts.cuh"
 #include "gpu/attention.cuh"
 #include "gpu/attention.h"
 
@@ -33,6 +32,7 @@ struct step_args {
     float *partial; /* values [tokens][heads][splits][DH], then {largest, sum} [tokens][heads][splits] */
     uint32_t *tickets;
     struct gpu_acts out;
+    float *out32; /* unless NULL, instead of out */
     uint32_t tokens; /* of the launch; those the command does not have become 0 */
 };
 
@@ -159,6 +159,13 @@ template <int V> static __device__ __forceinline__ void load_values(float (&x)[V
     }
 }
 
+template <int V> static __device__ __forceinline__ void store_values(float *p, const float (&x)[V]) {
+    if constexpr (V == 4) stf4(p, make_float4(x[0], x[1], x[2], x[3]));
+    else
+#pragma unroll
+        for (int i = 0; i < V; i++) p[i] = x[i];
+}
+
 /* The teams' parts of each row become this split's partial. A lane has dimensions [V * lane, + V). */
 template <int DH, int ROWS>
 static __device__ void leave_partial(const float *sums, const float *ends, const step_args &a, const step_tokens &t) {
@@ -182,11 +189,7 @@ static __device__ void leave_partial(const float *sums, const float *ends, const
         const size_t at = ((size_t)r.token * a.l.heads + blockIdx.x * a.l.group + r.head) * splits + blockIdx.y;
         if (lane == 0) all_ends[2 * at] = max, all_ends[2 * at + 1] = sum;
         if (max == -INFINITY) continue;
-        float *const to = a.partial + at * DH + V * lane;
-        if constexpr (V == 4) stf4(to, make_float4(x[0], x[1], x[2], x[3]));
-        else
-#pragma unroll
-            for (int j = 0; j < V; j++) to[j] = x[j];
+        store_values<V>(a.partial + at * DH + V * lane, x);
     }
 }
 
@@ -220,6 +223,39 @@ template <int DH> static __device__ void merge_row(float (&x)[DH / 32], const st
     for (int j = 0; j < V; j++) x[j] *= by;
 }
 
+/* Values [at + V * lane, + V) of vector `row` of k values are this lane's x; `at` is a multiple of 32, so that a group of 32
+ * is 32 / V neighbouring lanes. V is 1, 2 or 4. All lanes call. */
+template <int V> static __device__ void store_acts(const gpu_acts &out, uint32_t row, uint32_t k, uint32_t at, const float (&x)[V]) {
+    const int lane = threadIdx.x % 32;
+    const size_t first = (size_t)row * k + at + V * lane;
+    float max = 0;
+#pragma unroll
+    for (int i = 0; i < V; i++) max = fmaxf(max, isfinite(x[i]) ? fabsf(x[i]) : INFINITY);
+#pragma unroll
+    for (int step = 1; step < 32 / V; step *= 2) max = fmaxf(max, warp_xor(max, step));
+    const bool usable = max < INFINITY && max >= 0x1p-110f;
+    const float inverse = usable ? 127 / max : 0;
+    int sum = 0;
+    uint32_t bytes = 0;
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        const int q = usable ? __float2int_rn(x[i] * inverse) : 0;
+        sum += q, bytes |= (uint32_t)(q & 255) << (8 * i);
+    }
+    if (V == 4) *reinterpret_cast<uint32_t *>(out.q + first) = bytes;
+    else if (V == 2) *reinterpret_cast<uint16_t *>(out.q + first) = (uint16_t)bytes;
+    else out.q[first] = (int8_t)bytes;
+#pragma unroll
+    for (int step = 1; step < 16 / V; step *= 2) sum += warp_xor(sum, step);
+    const int both = sum + warp_xor(sum, 16 / V);
+    if (lane % (16 / V) == 0) out.sum16[first / 16] = sum;
+    if (lane % (32 / V) == 0) {
+        const float d = usable ? max / 127 : max < INFINITY ? 0 : NAN;
+        out.d[first / 32] = d;
+        out.s32[first / 32] = d * (float)both;
+    }
+}
+
 template <int DH, int ROWS> static __device__ void merge_splits(const step_args &a, const step_tokens &t) {
     for (uint32_t row = threadIdx.x / 32; row < ROWS * 16; row += STEP_WARPS) {
         const row_of_block r = row_place(row, a.l.group, t);
@@ -227,7 +263,8 @@ template <int DH, int ROWS> static __device__ void merge_splits(const step_args 
         const uint32_t head = blockIdx.x * a.l.group + r.head;
         float x[DH / 32] = {};
         if (r.token < t.end) merge_row<DH>(x, a, (size_t)r.token * a.l.heads + head);
-        store_acts<DH / 32>(a.out, r.token, a.l.heads * DH, head * DH, x);
+        if (a.out32) store_values<DH / 32>(a.out32 + ((size_t)r.token * a.l.heads + head) * DH + DH / 32 * (threadIdx.x % 32), x);
+        else store_acts<DH / 32>(a.out, r.token, a.l.heads * DH, head * DH, x);
     }
 }
 
@@ -382,7 +419,7 @@ static __device__ __forceinline__ void fill_batch(__half *tile, const kv_pool &p
 }
 
 /* Grid: blocks of tokens x KV heads. */
-template <int DH, int WARPS, bool F16> static __global__ __launch_bounds__(WARPS * 32) void attend_batch(const batch_args a) {
+template <int DH, int WARPS, bool F16> static __global__ __launch_bounds__(WARPS * 32, 8 / WARPS) void attend_batch(const batch_args a) {
     DYN_SHARED(__half, tiles); /* K [64][DH], V [64][DH]; at first the queries */
     __half *const k_tile = tiles, *const v_tile = tiles + TILE * DH;
     const uint32_t group = a.l.group, each = tokens_of_rows(group), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -490,8 +527,10 @@ template <int DH> static void launch_step(const struct gpu_network *n, const ste
 
 void gpu_launch_attention(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const struct gpu_step *s = &n->step;
+    const enum tensor_type type = n->layers[layer].output.type;
+    const bool floats = type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16;
     const step_args a = {heads_of(n, layer), s->qkv,      s->command, s->attend_partial, s->tickets + GPU_TICKET_ATTENTION,
-                         s->attended,        tokens};
+                         s->attended,        floats ? s->attended32 : NULL,     tokens};
     if (n->shape.head_dim == 128) launch_step<128>(n, a, stream);
     else if (n->shape.head_dim == 64) launch_step<64>(n, a, stream);
     else launch_step<32>(n, a, stream);
