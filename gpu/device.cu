@@ -103,6 +103,7 @@ static enum err examine(int index, struct gpu_info *out, struct reason *why) {
     out->cc_major = (uint32_t)p.major;
     out->cc_minor = (uint32_t)p.minor;
     out->vram_bytes = p.totalGlobalMem;
+    out->emulated = emulated;
     if (10 * p.major + p.minor < 75)
         return fail(why, ERR_UNSUPPORTED, "GPU %d (%s) has compute capability %d.%d; 7.5 (Turing) or newer is needed", index, p.name, p.major,
                     p.minor);

@@ -48,6 +48,7 @@ struct gpu_info {
     char name[128];
     uint32_t sm_count, cc_major, cc_minor;
     uint64_t vram_bytes, free_bytes; /* of the card, at gpu_open() */
+    bool emulated; /* kernels run inside the calls that launch or sync them: those belong on another thread than the answers */
 };
 
 struct gpu_memory {
@@ -202,6 +203,9 @@ struct gpu_ops {
     void (*close)(struct gpu **g); /* after everything that was opened on it */
     /* The first error of the device since gpu_open(), if any. */
     enum err (*check)(struct gpu *g, struct reason *why) MUST_USE;
+
+    /* A budget that was not known at gpu_open(); what is allocated stays. */
+    void (*set_budget)(struct gpu *g, uint64_t bytes);
 
     /* -- memory: ERR_LIMIT names the MiB the budget lacks, ERR_NO_MEMORY what the driver refused -- */
     enum err (*alloc)(struct gpu *g, enum gpu_use use, uint64_t bytes, gpu_ptr *out, struct reason *why) MUST_USE;

@@ -47,6 +47,8 @@ enum err gpu_memory_open(struct gpu_device *d, uint64_t free_before, uint64_t bu
 
 static void memory(const struct gpu *g, struct gpu_memory *out) { *out = gpu_device_of(g)->memory; }
 
+static void set_budget(struct gpu *g, uint64_t bytes) { gpu_device_of(g)->memory.budget = bytes; }
+
 /* ---- device memory ------------------------------------------------------------------------------------------------- */
 
 static enum err driver_refused(struct gpu_device *d, const char *what, uint64_t bytes, struct reason *why) {

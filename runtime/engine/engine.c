@@ -85,6 +85,17 @@ static uint64_t resident_now(void) {
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+static void set_gpu_request(const struct engine *e, const struct engine_options *o, struct plan_request *r) {
+    r->use_gpu = true;
+    if (o->vram_budget) r->vram_budget = o->vram_budget;
+    if (o->vram_reserve) r->vram_reserve = o->vram_reserve;
+    r->cpu_moe_layers = o->cpu_moe_layers;
+    r->kv_on_host = o->kv_on_host;
+    r->rules = o->rules;
+    r->n_rules = o->n_rules;
+    r->process_bytes += vram_host_bytes(&e->model->shape, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host);
+}
+
 static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, uint64_t process_bytes,
                           const struct profile *profile, struct reason *why) {
     struct plan_model pm;
@@ -96,7 +107,7 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
     r.process_bytes = process_bytes + network_guess_bytes(&e->model->shape);
     r.context_tokens = o->kv_tokens;
     r.type_k = r.type_v = e->kv_type == KV_F32 ? PLAN_KV_F32 : PLAN_KV_F16;
-    r.use_gpu = false;
+    if (e->gpu) set_gpu_request(e, o, &r);
     r.max_slots = o->max_slots;
     r.threads = threads;
     r.threads_batch = batch;
@@ -150,29 +161,91 @@ static uint64_t resident_expert_bytes(const struct plan *p) {
     return bytes;
 }
 
+/* With a GPU the CPU needs the embedding and the norms. */
+static void only_for_cpu(const struct model *m, bool *wanted) {
+    for (size_t i = 0; i < m->n_tensors; i++) wanted[i] &= &m->tensors[i] == m->embedding || m->tensors[i].ne[1] <= 1;
+}
+
+static bool vram_progress(void *ctx, uint64_t done) {
+    const struct loading *l = ctx;
+    return l->o->on_load && l->o->on_load(l->o->on_load_ctx, l->dense + done, l->total);
+}
+
+static enum err load_gpu(struct engine *e, const struct engine_options *o, struct loading *l, struct reason *why) {
+    const uint64_t there = plan_tier_bytes(&e->plan, PLAN_VRAM);
+    l->total += there;
+    const struct vram_options v = {.model = e->model, .plan = &e->plan, .net = &e->network, .weights = &e->weights,
+                                   .ubatch = o->ubatch ? o->ubatch : DEFAULT_UBATCH, .fetch = e->fetch, .gpu = e->gpu, .log = o->log,
+                                   .on_load = vram_progress, .ctx = l};
+    TRY(vram_open(&v, &e->vram, why));
+    l->dense += there;
+    experts_leave_out(e->experts, e->vram->slot_of);
+    return ERR_NONE;
+}
+
 static enum err load(struct engine *e, const struct engine_options *o, struct reason *why) {
     bool *wanted = calloc_checked(e->model->n_tensors, sizeof *wanted);
     if (!wanted) return fail(why, ERR_NO_MEMORY, "no memory for the tensor list");
     network_wanted(e->model, false, wanted);
+    if (e->gpu) only_for_cpu(e->model, wanted);
     struct loading l = {.o = o};
     for (size_t i = 0; i < e->model->n_tensors; i++) l.dense += wanted[i] ? e->model->tensors[i].bytes : 0;
     l.total = l.dense + (o->fill_first ? resident_expert_bytes(&e->plan) : 0);
     const struct weights_load how = {e->fetch, dense_progress, &l};
     const enum err code = weights_open(e->model, wanted, &how, &e->weights, why);
     free(wanted);
-    if (code) return code;
+    TRY(code);
+    TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
+    if (e->gpu) TRY(load_gpu(e, o, &l, why));
     return o->fill_first ? experts_fill(e->experts, expert_progress, &l, why) : ERR_NONE;
+}
+
+/* ---- the GPU -------------------------------------------------------------------------------------------------------- */
+
+/* None, unless it is asked for by name, is no error. */
+static enum err open_gpu(struct engine *e, const struct engine_options *o, struct reason *why) {
+    if (o->device && strcmp(o->device, "cpu") == 0) return ERR_NONE;
+    const struct gpu_options options = {.device = o->device};
+    struct reason inner;
+    const enum err code = gpu_open(&options, &e->gpu, &inner);
+    if (!code) return ERR_NONE;
+    if (o->device) return *why = inner, code;
+    log_line(&o->log, LOG_DEBUG, "no GPU is used: %s", inner.text);
+    return ERR_NONE;
+}
+
+/* What the card says of itself counts, and what was measured of it before. */
+static void describe_gpu(const struct engine *e, struct facts *f) {
+    struct gpu_info info;
+    e->gpu->ops->info(e->gpu, &info);
+    if (f->n_gpus == 0) f->n_gpus = 1;
+    facts_set_text(f->gpus[0].name, sizeof f->gpus[0].name, info.name);
+    f->gpus[0].vram_bytes = info.vram_bytes;
+    f->gpus[0].vram_free_bytes = info.free_bytes;
+}
+
+/* The plan may have found the card too small. */
+static void settle_gpu(struct engine *e, const struct engine_options *o) {
+    if (e->plan.use_gpu) {
+        e->gpu->ops->set_budget(e->gpu, e->plan.vram_budget);
+        return;
+    }
+    log_line(&o->log, LOG_WARN, "the GPU is not used: %s", e->plan.gpu_note ? e->plan.gpu_note : "the budget leaves nothing for it");
+    e->gpu->ops->close(&e->gpu);
 }
 
 /* Threads and the plan, from what the machine has. */
 static enum err open_on_machine(struct engine *e, const struct engine_options *o, uint64_t process_bytes,
                                 const struct profile *profile, struct reason *why) {
-    struct facts *facts = o->facts ? NULL : calloc_checked(1, sizeof *facts);
-    if (!o->facts && !facts) return fail(why, ERR_NO_MEMORY, "no memory for the machine's facts");
-    enum err code = o->facts ? ERR_NONE : facts_read(facts, why);
-    const struct facts *f = o->facts ? o->facts : facts;
-    if (!code) code = open_pools(e, f, o, why);
-    if (!code) code = make_plan(e, o, f, process_bytes, profile, why);
+    struct facts *facts = calloc_checked(1, sizeof *facts);
+    if (!facts) return fail(why, ERR_NO_MEMORY, "no memory for the machine's facts");
+    enum err code = ERR_NONE;
+    if (o->facts) *facts = *o->facts;
+    else code = facts_read(facts, why);
+    if (!code && e->gpu) describe_gpu(e, facts);
+    if (!code) code = open_pools(e, facts, o, why);
+    if (!code) code = make_plan(e, o, facts, process_bytes, profile, why);
+    if (!code && e->gpu) settle_gpu(e, o);
     free(facts);
     return code;
 }
@@ -186,12 +259,13 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     TRY(load(e, o, why));
     e->load_ns = clock_ns() - begin;
     if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
-    TRY(network_open(e->model, &e->weights, &e->ops, &e->network, why));
-    e->guesses_due = !e->plan.all_resident && !o->no_look_ahead;
+    e->guesses_due = !e->gpu && !e->plan.all_resident && !o->no_look_ahead;
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
     const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
-    return graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
-                      threads > batch_threads ? threads : batch_threads, &e->graph, why);
+    TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
+                   threads > batch_threads ? threads : batch_threads, &e->graph, why));
+    if (e->vram) graph_use_vram(e->graph, e->vram);
+    return ERR_NONE;
 }
 
 static enum err start(struct engine *e, const struct engine_options *o, struct reason *why) {
@@ -205,6 +279,7 @@ static enum err start(struct engine *e, const struct engine_options *o, struct r
         cpu_ops_init(&e->ops, isa);
         TRY(network_check(e->model, &e->ops, why));
     }
+    if (!o->vocab_only) TRY(open_gpu(e, o, why));
     struct tokenizing t;
     const uint64_t before = resident_now();
     TRY(start_tokenizer(e, o, &t, why));
@@ -232,10 +307,12 @@ void engine_close(struct engine **engine) {
     if (!e) return;
     *engine = NULL;
     graph_close(&e->graph);
+    vram_close(&e->vram);
     network_close(&e->network);
     experts_close(&e->experts);
     fetch_close(&e->fetch); /* may have been writing into the weights' memory */
     weights_close(&e->weights);
+    if (e->gpu) e->gpu->ops->close(&e->gpu);
     if (e->planned) plan_close(&e->plan);
     if (e->batch_pool != e->pool) pool_close(&e->batch_pool);
     pool_close(&e->pool);

@@ -10,6 +10,7 @@
 #include "engine/fetch.h"
 #include "model/model.h"
 #include "placement/facts.h"
+#include "placement/plan.h"
 #include "placement/profile.h"
 #include "text/tokenizer.h"
 #include "text/chat.h"
@@ -25,6 +26,15 @@ struct engine_options {
     uint32_t ubatch;         /* tokens computed together in a prompt; 0: 512 */
     bool vocab_only;         /* tokenizer and metadata, no weights: sessions are refused */
     bool no_direct_io;       /* read through the page cache */
+
+    /* the GPU; see struct plan_request for the bounds */
+    const char *device;      /* "cpu", "cuda", "cuda:1", "host"; NULL: a GPU if there is one */
+    uint64_t vram_budget;    /* bytes, everything counted; 0: what is free, less vram_reserve */
+    uint64_t vram_reserve;   /* 0: see struct plan_request */
+    uint32_t cpu_moe_layers;
+    bool kv_on_host;
+    const struct plan_rule *rules; /* borrowed during engine_open() */
+    uint32_t n_rules;
 
     /* memory and streaming */
     uint64_t ram_budget;     /* bytes of the whole process; 0: what is available, less a reserve */

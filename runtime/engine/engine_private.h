@@ -8,6 +8,7 @@
 #include "engine/experts.h"
 #include "engine/graph.h"
 #include "engine/network.h"
+#include "engine/vram.h"
 #include "engine/weights.h"
 #include "placement/plan.h"
 
@@ -24,6 +25,8 @@ struct engine {
     struct weights weights; /* dense */
     struct experts *experts;
     struct network network;
+    struct gpu *gpu;   /* NULL: none is used; all layers are on it otherwise */
+    struct vram *vram; /* NULL without a GPU */
     struct graph *graph; /* NULL: vocabulary only */
     enum kv_type kv_type;
     uint64_t kv_room; /* bytes the budget leaves for KV caches of sessions yet to be opened */

@@ -31,6 +31,8 @@ struct experts;
 enum err experts_open(const struct experts_options *options, struct experts **out, struct reason *why) MUST_USE;
 void experts_close(struct experts **experts);
 
+/* Experts with a slot in VRAM (slot_of [layers * experts] not 0) are not for the background to bring. Before it is started. */
+void experts_leave_out(struct experts *x, const uint32_t *slot_of);
 uint64_t experts_bytes(const struct experts *x); /* of the slots */
 /* Start the background thread. Until then nothing is read that nobody asked for. */
 enum err experts_start_fill(struct experts *x, struct reason *why) MUST_USE;

@@ -32,13 +32,16 @@ static int start_thread(pthread_t *thread, void *(*run)(void *ctx), void *ctx) {
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
+/* A class whose experts are all in VRAM has none planned; one is within the slack, and spares everybody the case. */
+static uint32_t class_slots(const struct plan *p, uint32_t c) { return p->classes[c].slots ? p->classes[c].slots : 1; }
+
 static enum err take_memory(struct experts *x, const struct plan *p, struct reason *why) {
     for (uint32_t c = 0; c < p->n_classes; c++) {
-        const uint64_t slots = p->classes[c].slots, each = p->classes[c].slot_bytes;
+        const uint64_t slots = class_slots(p, c), each = p->classes[c].slot_bytes;
         uint64_t bytes;
         x->first_slot[c] = x->n_slots;
         x->slot_bytes[c] = each;
-        if (slots == 0 || slots > INT32_MAX - x->n_slots || !size_mul(slots, each, &bytes))
+        if (slots > INT32_MAX - x->n_slots || !size_mul(slots, each, &bytes))
             return fail(why, ERR_LIMIT, "%llu slots of %llu bytes for experts", (unsigned long long)slots, (unsigned long long)each);
         TRY(pages_alloc(bytes, &x->pool[c], why));
         x->pool_bytes[c] = bytes;
@@ -79,7 +82,7 @@ static enum err take_tables(struct experts *x, struct reason *why) {
 static enum err open_parts(struct experts *x, const struct experts_options *o, struct reason *why) {
     TRY(take_tables(x, why));
     uint32_t slots[PLAN_MAX_CLASSES];
-    for (uint32_t c = 0; c < o->plan->n_classes; c++) slots[c] = o->plan->classes[c].slots;
+    for (uint32_t c = 0; c < o->plan->n_classes; c++) slots[c] = class_slots(o->plan, c);
     for (uint32_t l = 0; l < x->m->shape.n_layers; l++) x->layer_class[l] = o->plan->layers[l].class;
     TRY(take_memory(x, o->plan, why));
     const struct cache_options cache = {.n_layers = x->m->shape.n_layers, .n_experts = x->m->shape.n_experts,
@@ -178,6 +181,12 @@ void experts_close(struct experts **experts) {
         free(x->next[l].queue);
     }
     free(x);
+}
+
+void experts_leave_out(struct experts *x, const uint32_t *slot_of) {
+    const uint32_t n = x->m->shape.n_experts;
+    for (uint32_t l = 0; l < x->m->shape.n_layers; l++)
+        for (uint32_t e = 0; e < n; e++) cache_set_elsewhere(x->cache, l, e, slot_of[(size_t)l * n + e] != 0);
 }
 
 uint64_t experts_bytes(const struct experts *x) {

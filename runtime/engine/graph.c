@@ -46,7 +46,7 @@ static void embed(struct step *s) {
         m->ops->dequant(m->data + (uint64_t)g->batch->tokens[t] * m->row_bytes, g->x + t * m->k, m->k);
 }
 
-static void rope_tables(struct step *s) {
+void rope_tables(struct step *s) {
     struct graph *g = s->g;
     const uint32_t half = g->net->shape->head_dim / 2;
     for (uint32_t t = s->me->index; t < g->batch->n; t += s->me->count)
@@ -109,9 +109,9 @@ static void some_heads(const struct worker *me, void *ctx) {
     head(&s, g->head_from, g->head_count);
 }
 
-static void run(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *)) {
+void run_workers(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *), void *ctx) {
     for (int i = 0; i < STEP_COUNTERS; i++) pool_counter_reset(&g->counters[i]);
-    pool_run(pool, fn, g);
+    pool_run(pool, fn, ctx);
 }
 
 /* Which tokens the next layer's router is asked about: all of a few, else evenly spread ones up to the last. */
@@ -126,20 +126,25 @@ static void spread_look(struct graph *g) {
 static enum err compute(struct graph *g, struct pool *pool, struct reason *why) {
     TRY(experts_enter(g->experts, why));
     spread_look(g);
-    run(g, pool, forward);
+    run_workers(g, pool, forward, g);
     const bool stopped = !g->failed && g->stop_after != UINT32_MAX;
     const enum err e = experts_leave(g->experts, g->failed || stopped ? 0 : g->batch->n, why);
     if (stopped) return fail(why, ERR_CANCELLED, "stopped between layers");
     return g->failed ? g->failed : e;
 }
 
-enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch, struct reason *why) {
+void graph_set_batch(struct graph *g, const struct batch *batch) {
     g->batch = batch;
+    g->in.n = g->attended.n = batch->n;
+    g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
+}
+
+enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch, struct reason *why) {
+    graph_set_batch(g, batch);
     g->why = why;
     g->failed = ERR_NONE;
     g->stop_after = UINT32_MAX;
-    g->in.n = g->attended.n = batch->n;
-    g->mid.n = (size_t)batch->n * g->net->shape->n_experts_used;
+    if (g->vram) return run_gpu(g, pool, batch, why);
     TRY(compute(g, pool, why));
     if (!batch->on_logits) return ERR_NONE;
     const uint64_t vocab = g->net->head.rows;
@@ -147,7 +152,7 @@ enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch
     for (g->head_from = skip < batch->n ? (uint32_t)skip : batch->n; g->head_from < batch->n; g->head_from += g->head_count) {
         const uint32_t left = batch->n - g->head_from;
         g->head_count = left < HEAD_TOKENS ? left : HEAD_TOKENS;
-        run(g, pool, some_heads);
+        run_workers(g, pool, some_heads, g);
         for (uint32_t i = 0; i < g->head_count; i++)
             batch->on_logits(batch->ctx, batch->first + g->head_from + i, g->head_logits + i * vocab);
     }
@@ -285,6 +290,8 @@ void graph_close(struct graph **graph) {
     arena_close(&g->arena);
     free(g);
 }
+
+void graph_use_vram(struct graph *g, struct vram *v) { g->vram = v; }
 
 uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }
 const float *graph_logits(const struct graph *g) { return g->head_logits; }

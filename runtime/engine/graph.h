@@ -11,6 +11,7 @@
 #include "engine/experts.h"
 #include "engine/kv.h"
 #include "engine/network.h"
+#include "engine/vram.h"
 
 struct graph;
 
@@ -45,6 +46,9 @@ uint32_t graph_ubatch(const struct graph *g);
 
 /* Before the first batch with on_logits: room for the logits of a few positions. */
 enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
+
+/* From here on runs go to the device; it is borrowed. */
+void graph_use_vram(struct graph *g, struct vram *v);
 
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);

@@ -14,12 +14,13 @@ enum err kv_open(const struct model_shape *s, enum kv_type type, uint64_t capaci
         return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space", (unsigned long long)capacity);
     void *base;
     TRY(pages_alloc(bytes, &base, why));
-    *out = (struct kv){base, type, bytes, capacity, s->n_layers, s->n_kv_heads, s->head_dim};
+    *out = (struct kv){.base = base, .type = type, .bytes = bytes, .capacity = capacity, .n_layers = s->n_layers,
+                       .n_heads = s->n_kv_heads, .head_dim = s->head_dim};
     return ERR_NONE;
 }
 
 void kv_close(struct kv *kv) {
-    pages_free(kv->base, kv->bytes);
+    if (kv->base) pages_free(kv->base, kv->bytes);
     *kv = (struct kv){0};
 }
 

@@ -1,5 +1,5 @@
 /* The KV cache of one sequence: keys (rotated) and values, one run of rows a layer and KV head, so that attention of a head
- * reads memory in order. Memory is address space until it is used. */
+ * reads memory in order. Memory is address space until it is used. A cache in VRAM (vram.h) has pages instead of rows. */
 #ifndef COLDSTREAM_KV_H
 #define COLDSTREAM_KV_H
 
@@ -13,6 +13,11 @@ struct kv {
     uint64_t bytes;
     uint64_t capacity; /* tokens */
     uint32_t n_layers, n_heads, head_dim;
+
+    bool in_vram;      /* base is NULL then */
+    uint32_t sequence; /* its number on the device */
+    uint32_t n_pages;
+    uint32_t *pages;   /* [n_pages] */
 };
 
 uint64_t kv_bytes_per_token(const struct model_shape *s, enum kv_type type);

@@ -74,6 +74,12 @@ static void quantize_tokens(struct step *s, const struct acts *a) {
     step_end(s);
 }
 
+void attention_cpu(struct step *s, uint32_t layer) {
+    rotate_and_store(s, &s->g->net->layers[layer], layer);
+    step_end(s);
+    attend(s, layer);
+}
+
 bool layer_cpu(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
     const struct network_layer *l = &g->net->layers[layer];

@@ -14,6 +14,12 @@ struct session {
 };
 
 static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct reason *why) {
+    if (e->vram && !e->vram->kv_on_host) {
+        const uint64_t most = (uint64_t)e->vram->n_pages * GPU_PAGE_TOKENS;
+        return n_ctx <= most ? ERR_NONE
+                             : fail(why, ERR_LIMIT, "a context of %llu tokens is more than the %llu that VRAM was set aside for; use -c when the model is loaded",
+                                    (unsigned long long)n_ctx, (unsigned long long)most);
+    }
     const uint64_t per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     uint64_t kv;
     if (!size_mul(per_token, n_ctx, &kv))
@@ -32,7 +38,8 @@ enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, st
     struct session *s = calloc_checked(1, sizeof *s);
     if (!s) return fail(why, ERR_NO_MEMORY, "no memory for a session");
     s->engine = e;
-    enum err code = kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why);
+    const bool in_vram = e->vram && !e->vram->kv_on_host;
+    enum err code = in_vram ? vram_open_kv(e->vram, n_ctx, &s->kv, why) : kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why);
     s->tokens = calloc_checked(n_ctx, sizeof *s->tokens);
     s->logits = calloc_checked(e->model->shape.n_vocab, sizeof *s->logits);
     if (!code) e->kv_room -= s->kv.bytes < e->kv_room ? s->kv.bytes : e->kv_room;
@@ -47,7 +54,8 @@ void session_close(struct session **session) {
     if (!s) return;
     *session = NULL;
     s->engine->kv_room += s->kv.bytes;
-    kv_close(&s->kv);
+    if (s->kv.in_vram) vram_close_kv(s->engine->vram, &s->kv);
+    else kv_close(&s->kv);
     free(s->tokens);
     free(s->logits);
     free(s);

@@ -25,6 +25,7 @@ struct graph {
     const struct network *net;
     const struct cpu_ops *ops;
     struct experts *experts;
+    struct vram *vram; /* NULL: all on the CPU */
     struct graph_hook hook;
     uint32_t ubatch;
     unsigned max_threads;
@@ -77,6 +78,17 @@ struct graph {
     uint64_t thread_scratch_bytes;
 };
 
+/* Angles of the batch's positions; workers meet before they are used. */
+struct step;
+void rope_tables(struct step *s);
+
+/* What a run works on: sizes of activations follow. */
+void graph_set_batch(struct graph *g, const struct batch *batch);
+/* fn on every worker of the pool, with fresh counters. */
+void run_workers(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *), void *ctx);
+/* graph_run() on the device (layer_gpu.c). */
+enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) MUST_USE;
+
 struct step {
     struct graph *g;
     const struct worker *me;
@@ -102,6 +114,9 @@ void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs);
 
 /* One transformer layer for the graph's batch (layer_cpu.c). False: g->failed says why; all workers return it together. */
 bool layer_cpu(struct step *s, uint32_t layer);
+
+/* Of it, what lies between q, k, v in g->q, k, v and g->attended: norms, rotation, the cache, attention. rope_tables() before. */
+void attention_cpu(struct step *s, uint32_t layer);
 
 /* The layer's experts, from the router to the residual stream (experts_cpu.c). */
 bool experts_cpu(struct step *s, uint32_t layer);

@@ -1,0 +1,384 @@
+/* A forward pass on the device. Steps of a few tokens are one launch, during which the worker pool answers the device's mails:
+ * experts without a slot, attention of layers whose KV cache is in RAM. Prompts go layer by layer in up to two lanes, so that the
+ * CPU computes one lane's experts while the device is at the other's attention.
+ *
+ * Which experts are computed where changes sums by rounding only; what the device computes itself is bit for bit the same. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/step.h"
+
+enum {
+    SPINS = 2048,         /* looks at the flags between two looks at the clock */
+    TWO_LANES_TOKENS = 64 /* a prompt's batch from that length on is cut in two */
+};
+#define NAP_NS 20000 /* while no mail can come */
+
+/* ---- mails ---------------------------------------------------------------------------------------------------------- */
+
+enum serving_act { SERVE_EXPERTS, SERVE_ATTENTION, SERVE_END };
+
+struct serving {
+    struct graph *g;
+    uint32_t step;     /* the result with this number ends it */
+    uint32_t answered; /* number of the last mail */
+    enum serving_act act;
+    uint64_t since_ns; /* of the last sign of life */
+    bool hung;         /* the device did not answer in time */
+};
+
+static bool reached(uint32_t flag, uint32_t wanted) { return (int32_t)(flag - wanted) >= 0; }
+static uint32_t look(const volatile uint32_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+
+/* Worker 0: the device's next word. */
+static void await_word(struct serving *s) {
+    const struct vram *v = s->g->vram;
+    s->since_ns = clock_ns();
+    for (unsigned spins = 1;; spins++) {
+        if (reached(look(&v->shared->mail->number), s->answered + 1)) {
+            s->act = v->shared->mail->kind == GPU_MAIL_ATTENTION ? SERVE_ATTENTION : SERVE_EXPERTS;
+            return;
+        }
+        if (reached(look(&v->shared->result->number), s->step)) break;
+        __builtin_ia32_pause();
+        if (spins % SPINS) continue;
+        if (v->all_resident && !v->kv_on_host) nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+        if (clock_ns() - s->since_ns < v->patience_ns) continue;
+        s->hung = true;
+        break;
+    }
+    s->act = SERVE_END;
+}
+
+/* The mail's tokens, experts and vectors become the graph's own; all workers. */
+static void take_experts(struct step *s, const struct gpu_mail *mail) {
+    struct graph *g = s->g;
+    const uint32_t used = g->net->shape->n_experts_used, n = g->batch->n;
+    const size_t e = g->in.k;
+    for (uint32_t t = s->me->index; t < n; t += s->me->count) {
+        const uint32_t missing = t < mail->n_tokens ? mail->n_missing[t] : 0;
+        for (uint32_t r = 0; r < used; r++) {
+            g->expert[t * used + r] = r < missing ? mail->expert[t][r] : -1;
+            g->share[t * used + r] = r < missing ? mail->weight[t][r] : 0;
+        }
+        memcpy((float *)g->in.f32 + t * e, g->vram->shared->mail_input + t * e, e * sizeof(float));
+        if (g->net->layers[mail->layer].int8_ffn_in) g->ops->quantize(&g->in, t, t + 1);
+        memset(g->vram->shared->answer_values + t * e, 0, e * sizeof(float));
+    }
+    step_end(s);
+}
+
+static void serve_experts(struct step *s) {
+    const struct gpu_mail *mail = s->g->vram->shared->mail;
+    const uint32_t layer = mail->layer;
+    take_experts(s, mail);
+    if (!s->g->failed) (void)experts_given(s, layer, s->g->vram->shared->answer_values);
+    step_end(s);
+}
+
+/* One row is q, k, v of a token. */
+static void take_qkv(struct step *s, const float *rows, uint32_t n) {
+    struct graph *g = s->g;
+    const struct model_shape *shape = g->net->shape;
+    const size_t qw = (size_t)shape->n_heads * shape->head_dim, kw = (size_t)shape->n_kv_heads * shape->head_dim;
+    for (uint32_t t = s->me->index; t < n; t += s->me->count) {
+        const float *row = rows + t * (qw + 2 * kw);
+        memcpy(g->q + t * qw, row, qw * sizeof *row);
+        memcpy(g->k + t * kw, row + qw, kw * sizeof *row);
+        memcpy(g->v + t * kw, row + qw + kw, kw * sizeof *row);
+    }
+    step_end(s);
+}
+
+/* Attention over the cache in RAM for q, k, v of the device; to [n][Hq*Dh]. */
+static void attend_for_device(struct step *s, uint32_t layer, const float *rows, float *to) {
+    struct graph *g = s->g;
+    const uint32_t n = g->batch->n;
+    const size_t width = g->attended.k;
+    take_qkv(s, rows, n);
+    attention_cpu(s, layer);
+    for (uint32_t t = s->me->index; t < n; t += s->me->count) memcpy(to + t * width, g->attended.f32 + t * width, width * sizeof *to);
+    step_end(s);
+}
+
+static void serve(const struct worker *me, void *ctx) {
+    struct serving *sv = ctx;
+    struct graph *g = sv->g;
+    struct step s = {g, me, 0};
+    rope_tables(&s);
+    for (;;) {
+        if (me->index == 0) await_word(sv);
+        step_end(&s);
+        if (sv->act == SERVE_END) return;
+        if (sv->act == SERVE_EXPERTS) serve_experts(&s);
+        else attend_for_device(&s, g->vram->shared->mail->layer, g->vram->shared->mail_input, g->vram->shared->answer_values);
+        if (me->index != 0) continue;
+        struct gpu_answer *answer = g->vram->shared->answer;
+        answer->failed = g->failed != ERR_NONE;
+        sv->answered++;
+        __atomic_store_n(&answer->number, sv->answered, __ATOMIC_RELEASE);
+    }
+}
+
+/* ---- steps ---------------------------------------------------------------------------------------------------------- */
+
+struct launch {
+    struct vram *v;
+    uint32_t tokens;
+    enum err code;
+    struct reason why;
+};
+
+static void *launch_step(void *ctx) {
+    struct launch *l = ctx;
+    l->code = l->v->ops->step_launch(l->v->net, l->tokens, &l->why);
+    if (!l->code && l->v->emulated) l->code = l->v->ops->sync(l->v->gpu, GPU_COMPUTE, l->v->patience_ns, &l->why);
+    return NULL;
+}
+
+static void write_command(struct graph *g, const struct batch *b) {
+    struct vram *v = g->vram;
+    struct gpu_command *c = v->shared->commands[++v->number % 2];
+    c->number = v->number;
+    c->n_tokens = b->n;
+    c->n_patches = 0;
+    for (uint32_t t = 0; t < b->n; t++) {
+        c->tokens[t].id = b->tokens[t];
+        c->tokens[t].position = (uint32_t)(b->first + t);
+        c->tokens[t].sequence = b->kv->sequence;
+    }
+}
+
+/* The next of 1, 2, 4, 8 that holds n; captured when it is needed first. */
+static enum err step_size(struct vram *v, uint32_t n, uint32_t *out, struct reason *why) {
+    uint32_t log = 0;
+    while (1u << log < n) log++;
+    *out = 1u << log;
+    if (v->prepared >> log & 1) return ERR_NONE;
+    TRY(v->ops->step_prepare(v->net, *out, why));
+    v->prepared |= 1u << log;
+    return ERR_NONE;
+}
+
+static enum err hung(struct vram *v, struct reason *why) {
+    *v->shared->abort = 1;
+    struct reason ignored;
+    if (v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored)) {}
+    return fail(why, ERR_IO, "the GPU has not answered for %.0f s", (double)v->patience_ns * 1e-9);
+}
+
+static enum err run_step(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct vram *v = g->vram;
+    struct launch l = {.v = v};
+    TRY(step_size(v, b->n, &l.tokens, why));
+    write_command(g, b);
+    struct serving s = {.g = g, .step = v->number, .answered = look(&v->shared->mail->number)};
+    pthread_t thread;
+    const bool apart = v->emulated && pthread_create(&thread, NULL, launch_step, &l) == 0;
+    if (!apart) launch_step(&l);
+    if (apart || !l.code) run_workers(g, pool, serve, &s);
+    if (apart) pthread_join(thread, NULL);
+    if (l.code) return *why = l.why, l.code;
+    if (s.hung) return hung(v, why);
+    if (g->failed) return g->failed; /* why is written */
+    if (v->shared->result->failed)
+        return fail(why, ERR_IO, "the GPU waited in vain for the CPU at layer %u", v->shared->result->overdue_layer);
+    return v->ops->check(v->gpu, why);
+}
+
+/* ---- prompts -------------------------------------------------------------------------------------------------------- */
+
+struct lane_run {
+    struct graph *g;
+    struct gpu_batch part;
+    struct gpu_batch_routes routes;
+    uint32_t layer;
+    uint32_t computed; /* experts the CPU computed at this layer */
+    struct gpu_batch_expert *resident; /* [n_experts] of the layer at hand */
+};
+
+static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_batch_expert *out) {
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < v->n_experts; e++) {
+        const uint32_t slot = v->slot_of[(size_t)layer * v->n_experts + e];
+        if (slot) out[n++] = (struct gpu_batch_expert){e, v->slots + (uint64_t)(slot - 1) * 256};
+    }
+    return n;
+}
+
+/* The device's part of a layer up to where the CPU's results are needed. */
+static void launch_layer(struct lane_run *r) {
+    struct vram *v = r->g->vram;
+    if (!v->kv_on_host) v->ops->batch_attention(v->net, &r->part, r->layer);
+    v->ops->batch_route(v->net, &r->part, r->layer, !v->all_resident, &r->routes, v->ready[r->part.lane]);
+    const uint32_t n = list_resident(v, r->layer, r->resident);
+    if (n) v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
+}
+
+static enum err await(struct vram *v, struct gpu_event *e, const struct batch *b, struct reason *why) {
+    const uint64_t since = clock_ns();
+    if (v->emulated) TRY(v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, why));
+    for (unsigned spins = 1; !v->ops->passed(v->gpu, e); spins++) {
+        if (spins % 64) continue;
+        TRY(v->ops->check(v->gpu, why));
+        if (clock_ns() - since > v->patience_ns) return hung(v, why);
+        if (b->should_stop && b->should_stop(b->ctx)) return fail(why, ERR_CANCELLED, "stopped while waiting for the GPU");
+        nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+    }
+    return ERR_NONE;
+}
+
+static void compute_missing(const struct worker *me, void *ctx) {
+    struct lane_run *r = ctx;
+    struct graph *g = r->g;
+    const struct vram *v = g->vram;
+    struct step s = {g, me, 0};
+    const uint32_t used = g->net->shape->n_experts_used, n = g->batch->n;
+    const size_t e = g->in.k;
+    float *rest = v->rest[r->part.lane];
+    for (uint32_t t = me->index; t < n; t += me->count) {
+        for (uint32_t k = t * used; k < (t + 1) * used; k++) {
+            const int32_t expert = r->routes.experts[k];
+            g->expert[k] = v->slot_of[(size_t)r->layer * v->n_experts + (uint32_t)expert] ? -1 : expert;
+            g->share[k] = r->routes.weights[k];
+        }
+        memcpy((float *)g->in.f32 + t * e, r->routes.input + t * e, e * sizeof(float));
+        if (g->net->layers[r->layer].int8_ffn_in) g->ops->quantize(&g->in, t, t + 1);
+        memset(rest + t * e, 0, e * sizeof *rest);
+    }
+    step_end(&s);
+    (void)experts_given(&s, r->layer, rest);
+}
+
+static void attend_lane(const struct worker *me, void *ctx) {
+    struct lane_run *r = ctx;
+    struct step s = {r->g, me, 0};
+    rope_tables(&s);
+    step_end(&s);
+    attend_for_device(&s, r->layer, r->g->vram->qkv[r->part.lane], r->g->vram->attended[r->part.lane]);
+}
+
+/* The graph's scratch belongs to the lane from here on. */
+static void take_scratch_for(struct lane_run *r, struct batch *own, const struct batch *b) {
+    *own = *b;
+    own->tokens = r->part.tokens;
+    own->n = r->part.n;
+    own->first = r->part.first;
+    graph_set_batch(r->g, own);
+}
+
+/* Attention on the CPU in between, for a KV cache in RAM. */
+static enum err host_attention(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct vram *v = r->g->vram;
+    struct batch own;
+    v->ops->batch_qkv(v->net, &r->part, r->layer, v->qkv[r->part.lane], v->ready[r->part.lane]);
+    TRY(await(v, v->ready[r->part.lane], b, why));
+    take_scratch_for(r, &own, b);
+    run_workers(r->g, pool, attend_lane, r);
+    v->ops->batch_attended(v->net, &r->part, r->layer, v->attended[r->part.lane]);
+    return ERR_NONE;
+}
+
+static enum err start_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    if (r->g->vram->kv_on_host) TRY(host_attention(r, pool, b, why));
+    launch_layer(r);
+    return ERR_NONE;
+}
+
+/* The CPU's experts of the lane's layer, and the sum. */
+static enum err end_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct graph *g = r->g;
+    struct vram *v = g->vram;
+    const float *rest = NULL;
+    struct batch own;
+    if (!v->all_resident) {
+        TRY(await(v, v->ready[r->part.lane], b, why));
+        take_scratch_for(r, &own, b);
+        run_workers(g, pool, compute_missing, r);
+        if (g->failed) return g->failed;
+        rest = v->rest[r->part.lane];
+    }
+    v->ops->batch_combine(v->net, &r->part, r->layer, rest);
+    r->layer++;
+    return b->should_stop && b->should_stop(b->ctx) ? fail(why, ERR_CANCELLED, "stopped between layers") : ERR_NONE;
+}
+
+static enum err run_lanes(struct lane_run *lanes, uint32_t n_lanes, struct pool *pool, const struct batch *b, struct reason *why) {
+    const struct vram *v = lanes[0].g->vram;
+    for (uint32_t i = 0; i < n_lanes; i++) {
+        v->ops->batch_begin(v->net, &lanes[i].part);
+        TRY(start_layer(&lanes[i], pool, b, why));
+    }
+    for (uint32_t l = 0; l < v->n_layers; l++)
+        for (uint32_t i = 0; i < n_lanes; i++) {
+            TRY(end_layer(&lanes[i], pool, b, why));
+            if (l + 1 < v->n_layers) TRY(start_layer(&lanes[i], pool, b, why));
+        }
+    return v->ops->check(v->gpu, why);
+}
+
+/* Logits of the batch's tokens from `from` on, some at a time. */
+static enum err lane_logits(struct lane_run *r, uint32_t from, const struct batch *b, struct reason *why) {
+    struct graph *g = r->g;
+    struct vram *v = g->vram;
+    const uint64_t vocab = g->net->head.rows;
+    for (uint32_t at = from; at < r->part.n; at += GPU_STEP_TOKENS) {
+        const uint32_t left = r->part.n - at, n = left < GPU_STEP_TOKENS ? left : GPU_STEP_TOKENS;
+        v->ops->batch_logits(v->net, &r->part, at, n, v->shared->logits);
+        TRY(v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, why));
+        if (b->on_logits)
+            for (uint32_t i = 0; i < n; i++) b->on_logits(b->ctx, r->part.first + at + i, v->shared->logits + i * vocab);
+        else memcpy(g->head_logits, v->shared->logits + (n - 1) * vocab, vocab * sizeof(float));
+    }
+    return ERR_NONE;
+}
+
+static uint32_t first_wanted(const struct lane_run *r, const struct batch *b) {
+    const uint64_t first = r->part.first;
+    if (!b->on_logits) return r->part.n - 1;
+    return b->logits_from <= first ? 0 : b->logits_from - first < r->part.n ? (uint32_t)(b->logits_from - first) : r->part.n;
+}
+
+static enum err run_prompt(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct vram *v = g->vram;
+    struct lane_run lanes[GPU_LANES] = {{0}};
+    const uint32_t n_lanes = !v->all_resident && b->n >= TWO_LANES_TOKENS ? 2 : 1, half = (b->n + n_lanes - 1) / n_lanes;
+    struct gpu_batch_expert *resident = calloc_checked(v->n_experts, sizeof *resident);
+    if (!resident) return fail(why, ERR_NO_MEMORY, "no memory for a list of experts");
+    for (uint32_t i = 0; i < n_lanes; i++)
+        lanes[i] = (struct lane_run){.g = g, .resident = resident,
+                                     .part = {i, i ? b->n - half : half, b->kv->sequence, b->first + i * half, b->tokens + i * half}};
+    enum err e = run_lanes(lanes, n_lanes, pool, b, why);
+    for (uint32_t i = 0; i < n_lanes && !e; i++)
+        if (b->on_logits || (b->want_logits && i + 1 == n_lanes)) e = lane_logits(&lanes[i], first_wanted(&lanes[i], b), b, why);
+    struct reason ignored;
+    if (e && v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored)) {} /* what was launched reads the lanes' buffers */
+    free(resident);
+    graph_set_batch(g, b);
+    return e;
+}
+
+/* ---- both ----------------------------------------------------------------------------------------------------------- */
+
+static void give_step_logits(struct graph *g, const struct batch *b) {
+    const uint64_t vocab = g->net->head.rows;
+    const float *logits = g->vram->shared->logits;
+    if (b->want_logits) memcpy(g->head_logits, logits + (b->n - 1) * vocab, vocab * sizeof *logits);
+    for (uint32_t t = 0; b->on_logits && t < b->n; t++)
+        if (b->first + t >= b->logits_from) b->on_logits(b->ctx, b->first + t, logits + t * vocab);
+}
+
+enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+    if (b->kv->in_vram) TRY(vram_grow_kv(g->vram, (struct kv *)b->kv, b->first + b->n, why));
+    TRY(experts_enter(g->experts, why));
+    const bool step = b->n <= GPU_STEP_TOKENS;
+    const enum err e = step ? run_step(g, pool, b, why) : run_prompt(g, pool, b, why);
+    struct reason left;
+    const enum err code = experts_leave(g->experts, e ? 0 : b->n, &left);
+    if (e) return e;
+    if (code) return *why = left, code;
+    if (step) give_step_logits(g, b);
+    return ERR_NONE;
+}

@@ -1,0 +1,384 @@
+/* See vram.h. The order of allocations: what must be there first, then slots from what is left. */
+#include "engine/vram.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/upload.h"
+
+enum { MAX_SEQUENCES = 8, ALIGN = 256, MATRICES = 3, SHRINK = 16 /* a step takes this part of the slots away */, SHRINKS = 48 };
+#define PATIENCE_NS 60000000000ull
+
+struct opening {
+    struct vram *v;
+    const struct vram_options *o;
+    const struct model *m;
+    struct upload *upload;
+    struct gpu_layer *layers;
+    struct gpu_matrix head;
+    gpu_ptr output_norm;
+    gpu_ptr at;      /* the next free byte of the dense allocation */
+    gpu_ptr staging; /* for a large tensor in the file's layout */
+    uint64_t staging_bytes;
+};
+
+static bool is_large(const struct opening *p, const struct model_tensor *t) {
+    (void)p;
+    return t->bytes > (8 << 20);
+}
+
+static uint64_t device_bytes(const struct vram *v, enum tensor_type type, uint64_t rows, uint64_t k) {
+    return round_up(v->ops->types[type].bytes(rows, k), ALIGN);
+}
+
+/* ---- sizes ---------------------------------------------------------------------------------------------------------- */
+
+static uint64_t matrix_bytes(const struct vram *v, const struct model_tensor *t) { return device_bytes(v, t->type, t->ne[1], t->ne[0]); }
+
+static uint64_t norms_bytes(const struct model_shape *s) {
+    return round_up(s->n_embd * sizeof(float), ALIGN) * (2 * (uint64_t)s->n_layers + 1) +
+           round_up(s->head_dim * sizeof(float), ALIGN) * 2 * s->n_layers;
+}
+
+static void dense_of(const struct model_layer *l, const struct model_tensor *out[5]) {
+    out[0] = l->attn_q, out[1] = l->attn_k, out[2] = l->attn_v, out[3] = l->attn_output, out[4] = l->router;
+}
+
+static uint64_t dense_bytes(const struct opening *p) {
+    uint64_t bytes = norms_bytes(&p->m->shape) + matrix_bytes(p->v, p->m->output);
+    for (uint32_t i = 0; i < p->m->shape.n_layers; i++) {
+        const struct model_tensor *t[5];
+        dense_of(&p->m->layers[i], t);
+        for (int k = 0; k < 5; k++) bytes += matrix_bytes(p->v, t[k]);
+    }
+    return bytes;
+}
+
+/* The largest tensor that has to be on the device twice for a moment. */
+static uint64_t staging_bytes(const struct opening *p) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i <= p->m->shape.n_layers; i++) {
+        const struct model_tensor *t[5] = {p->m->output, NULL, NULL, NULL, NULL};
+        if (i < p->m->shape.n_layers) dense_of(&p->m->layers[i], t);
+        for (int k = 0; k < 5; k++)
+            if (t[k] && is_large(p, t[k]) && !p->v->ops->types[t[k]->type].same_layout && t[k]->bytes > most) most = t[k]->bytes;
+    }
+    return most;
+}
+
+static uint64_t expert_file_bytes(const struct model *m) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < m->shape.n_layers; i++) {
+        const struct model_layer *l = &m->layers[i];
+        const uint64_t bytes = (l->gate->bytes + (l->up ? l->up->bytes : 0) + l->down->bytes) / m->shape.n_experts;
+        if (bytes > most) most = bytes;
+    }
+    return most + MATRICES * ALIGN;
+}
+
+static uint64_t page_bytes(const struct model_shape *s) { return (uint64_t)s->n_kv_heads * GPU_PAGE_TOKENS * s->head_dim * 2; }
+
+uint64_t vram_host_bytes(const struct model_shape *s, uint32_t ubatch, bool kv_on_host) {
+    const uint64_t qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim, f = sizeof(float);
+    const uint64_t lane = ubatch * f * (2 * s->n_embd + (kv_on_host ? 2 * qw + 2 * kw : 0) + 2 * s->n_experts_used);
+    const uint64_t shared = GPU_STEP_TOKENS * f * (s->n_vocab + 2 * (qw + 2 * kw) + 2 * s->n_embd) + (64 << 10);
+    return GPU_LANES * lane + shared + upload_host_bytes(16 << 20);
+}
+
+/* ---- what is described ---------------------------------------------------------------------------------------------- */
+
+static gpu_ptr put_floats(struct opening *p, const float *values, uint64_t n) {
+    const gpu_ptr at = p->at;
+    p->v->ops->upload(p->v->gpu, GPU_COPY, at, values, n * sizeof *values);
+    p->at += round_up(n * sizeof *values, ALIGN);
+    return at;
+}
+
+static enum err put_matrix(struct opening *p, const struct model_tensor *t, struct gpu_matrix *out, struct reason *why) {
+    *out = (struct gpu_matrix){p->at, t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]};
+    p->at += matrix_bytes(p->v, t);
+    const struct upload_part part = {t->file, t->offset, t->bytes, t->type, t->ne[1], t->ne[0], out->data};
+    return is_large(p, t) ? upload_large(p->upload, &part, p->staging, why) : upload_group(p->upload, &part, 1, why);
+}
+
+static bool told_to_stop(const struct opening *p) { return p->o->on_load && p->o->on_load(p->o->ctx, upload_done_bytes(p->upload)); }
+
+static enum err put_layer(struct opening *p, uint32_t i, struct reason *why) {
+    const struct model_layer *from = &p->m->layers[i];
+    const struct network_layer *net = &p->o->net->layers[i];
+    const struct model_shape *s = &p->m->shape;
+    struct gpu_layer *to = &p->layers[i];
+    to->attn_norm = put_floats(p, net->attn_norm, s->n_embd);
+    to->ffn_norm = put_floats(p, net->ffn_norm, s->n_embd);
+    to->q_norm = put_floats(p, net->q_norm, s->head_dim);
+    to->k_norm = put_floats(p, net->k_norm, s->head_dim);
+    TRY(put_matrix(p, from->attn_q, &to->q, why));
+    TRY(put_matrix(p, from->attn_k, &to->k, why));
+    TRY(put_matrix(p, from->attn_v, &to->v, why));
+    TRY(put_matrix(p, from->attn_output, &to->output, why));
+    TRY(put_matrix(p, from->router, &to->router, why));
+    to->gate_type = from->gate->type;
+    to->up_type = from->up ? from->up->type : from->gate->type;
+    to->down_type = from->down->type;
+    to->gate_offset = 0;
+    to->up_offset = device_bytes(p->v, to->gate_type, s->n_ff, s->n_embd);
+    to->down_offset = to->up_offset + device_bytes(p->v, to->up_type, s->n_ff, s->n_embd);
+    return told_to_stop(p) ? fail(why, ERR_CANCELLED, "loading was cancelled") : ERR_NONE;
+}
+
+static enum err put_dense(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    v->dense_bytes = dense_bytes(p);
+    TRY(v->ops->alloc(v->gpu, GPU_USE_DENSE, v->dense_bytes, &v->dense, why));
+    p->at = v->dense;
+    p->staging_bytes = staging_bytes(p);
+    if (p->staging_bytes) TRY(v->ops->alloc(v->gpu, GPU_USE_SCRATCH, p->staging_bytes, &p->staging, why));
+    for (uint32_t i = 0; i < p->m->shape.n_layers; i++) TRY(put_layer(p, i, why));
+    p->output_norm = put_floats(p, p->o->net->output_norm, p->m->shape.n_embd);
+    TRY(put_matrix(p, p->m->output, &p->head, why));
+    TRY(upload_flush(p->upload, why));
+    if (p->staging_bytes) v->ops->free(v->gpu, GPU_USE_SCRATCH, p->staging, p->staging_bytes);
+    p->staging_bytes = 0;
+    return ERR_NONE;
+}
+
+/* ---- KV pages ------------------------------------------------------------------------------------------------------- */
+
+static enum err open_pages(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    v->kv_on_host = !p->o->plan->layers[0].kv_on_gpu;
+    if (v->kv_on_host) return ERR_NONE;
+    const uint64_t layers = p->m->shape.n_layers, page = page_bytes(&p->m->shape);
+    const uint64_t n = (p->o->plan->context_tokens + GPU_PAGE_TOKENS - 1) / GPU_PAGE_TOKENS;
+    if (n > UINT32_MAX || !size_mul(n * 2 * layers, page, &v->kv_bytes))
+        return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)p->o->plan->context_tokens);
+    v->n_pages = v->n_free_pages = (uint32_t)n;
+    v->free_pages = calloc_checked(n, sizeof *v->free_pages);
+    if (!v->free_pages) return fail(why, ERR_NO_MEMORY, "no memory for the list of KV pages");
+    for (uint32_t i = 0; i < v->n_pages; i++) v->free_pages[i] = v->n_pages - 1 - i;
+    TRY(v->ops->alloc(v->gpu, GPU_USE_KV, v->kv_bytes, &v->kv, why));
+    for (uint64_t i = 0; i < layers; i++) {
+        p->layers[i].keys = v->kv + 2 * i * n * page;
+        p->layers[i].values = p->layers[i].keys + n * page;
+    }
+    return ERR_NONE;
+}
+
+enum err vram_open_kv(struct vram *v, uint64_t capacity, struct kv *kv, struct reason *why) {
+    uint32_t i = 0;
+    while (i < MAX_SEQUENCES && (v->sequences >> i & 1)) i++;
+    if (i == MAX_SEQUENCES) return fail(why, ERR_LIMIT, "at most %d sequences can be held at once", MAX_SEQUENCES);
+    kv->pages = calloc_checked(v->n_pages, sizeof *kv->pages);
+    if (!kv->pages) return fail(why, ERR_NO_MEMORY, "no memory for a list of KV pages");
+    v->sequences |= 1u << i;
+    kv->in_vram = true;
+    kv->capacity = capacity;
+    kv->sequence = i;
+    return ERR_NONE;
+}
+
+void vram_close_kv(struct vram *v, struct kv *kv) {
+    if (!kv->in_vram) return;
+    for (uint32_t i = 0; i < kv->n_pages; i++) v->free_pages[v->n_free_pages++] = kv->pages[i];
+    v->sequences &= ~(1u << kv->sequence);
+    free(kv->pages);
+    *kv = (struct kv){0};
+}
+
+enum err vram_grow_kv(struct vram *v, struct kv *kv, uint64_t tokens, struct reason *why) {
+    const uint64_t pages = (tokens + GPU_PAGE_TOKENS - 1) / GPU_PAGE_TOKENS;
+    if (pages > kv->n_pages + (uint64_t)v->n_free_pages)
+        return fail(why, ERR_LIMIT, "%llu tokens need %llu pages of the KV cache, %llu more than are free; use a larger -c",
+                    (unsigned long long)tokens, (unsigned long long)pages, (unsigned long long)(pages - kv->n_pages - v->n_free_pages));
+    while (kv->n_pages < pages) {
+        const uint32_t page = v->free_pages[--v->n_free_pages];
+        v->ops->set_page(v->net, kv->sequence, kv->n_pages, page);
+        kv->pages[kv->n_pages++] = page;
+    }
+    return ERR_NONE;
+}
+
+/* ---- experts -------------------------------------------------------------------------------------------------------- */
+
+/* Slots as planned, or as many as there is room for. */
+static enum err take_slots(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    const struct plan *plan = p->o->plan;
+    struct reason refused = {{0}};
+    for (uint32_t c = 0; c < plan->n_classes; c++)
+        v->classes[c] = (struct vram_slots){0, round_up(plan->classes[c].vram_slot_bytes + (MATRICES - 1) * ALIGN, ALIGN), plan->classes[c].vram_slots};
+    for (int tries = 0; tries < SHRINKS; tries++) {
+        v->slots_bytes = 0;
+        for (uint32_t c = 0; c < plan->n_classes; c++) v->slots_bytes += v->classes[c].n * v->classes[c].bytes;
+        if (v->slots_bytes == 0) return ERR_NONE;
+        const enum err e = v->ops->alloc(v->gpu, GPU_USE_EXPERTS, v->slots_bytes, &v->slots, &refused);
+        if (!e) {
+            if (tries) log_line(&p->o->log, LOG_WARN, "the card has less memory free than planned: %.1f GiB of experts fit", (double)v->slots_bytes / (1 << 30));
+            gpu_ptr at = v->slots;
+            for (uint32_t c = 0; c < plan->n_classes; c++, at += v->classes[c - 1].n * v->classes[c - 1].bytes) v->classes[c].base = at;
+            return ERR_NONE;
+        }
+        if (e != ERR_LIMIT && e != ERR_NO_MEMORY) return *why = refused, e;
+        for (uint32_t c = 0; c < plan->n_classes; c++) v->classes[c].n -= v->classes[c].n / SHRINK + (v->classes[c].n % SHRINK != 0);
+    }
+    v->slots_bytes = 0;
+    return ERR_NONE;
+}
+
+static enum err put_expert(struct opening *p, uint32_t layer, uint32_t expert, gpu_ptr to, struct reason *why) {
+    const struct model_layer *l = &p->m->layers[layer];
+    const struct model_shape *s = &p->m->shape;
+    const struct gpu_layer *at = &p->layers[layer];
+    const uint64_t gate_row = l->gate->row_bytes, gate = gate_row * l->gate->ne[1], down = l->down->row_bytes * l->down->ne[1];
+    const struct model_tensor *up = l->up ? l->up : l->gate; /* merged: rows F..2F-1 of gate */
+    const uint64_t half = gate_row * s->n_ff;
+    const struct upload_part parts[MATRICES] = {
+        {l->gate->file, l->gate->offset + expert * gate, half, l->gate->type, s->n_ff, s->n_embd, to + at->gate_offset},
+        {up->file, up->offset + (l->up ? expert * (up->row_bytes * up->ne[1]) : expert * gate + half), l->up ? up->row_bytes * s->n_ff : half,
+         up->type, s->n_ff, s->n_embd, to + at->up_offset},
+        {l->down->file, l->down->offset + expert * down, down, l->down->type, s->n_embd, s->n_ff, to + at->down_offset}};
+    return upload_group(p->upload, parts, MATRICES, why);
+}
+
+/* In the plan's order of layers, which is the file's. */
+static enum err put_experts(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    const struct plan *plan = p->o->plan;
+    uint32_t used[PLAN_MAX_CLASSES] = {0};
+    v->all_resident = true;
+    for (uint32_t l = 0; l < plan->n_layers; l++) {
+        struct vram_slots *c = &v->classes[plan->layers[l].class];
+        for (uint32_t e = 0; e < plan->n_experts; e++) {
+            const uint32_t id = l * plan->n_experts + e, n = used[plan->layers[l].class];
+            if (plan->expert_tier[id] != PLAN_VRAM || n >= c->n || v->slots_bytes == 0) {
+                v->all_resident = false;
+                continue;
+            }
+            const gpu_ptr to = c->base + n * c->bytes;
+            used[plan->layers[l].class]++;
+            TRY(put_expert(p, l, e, to, why));
+            v->slot_of[id] = (uint32_t)(1 + (to - v->slots) / ALIGN);
+        }
+        if (told_to_stop(p)) return fail(why, ERR_CANCELLED, "loading was cancelled");
+    }
+    TRY(upload_flush(p->upload, why));
+    for (uint32_t l = 0; l < plan->n_layers; l++) v->ops->set_slots(v->net, l, v->slot_of + (size_t)l * plan->n_experts);
+    return v->ops->check(v->gpu, why);
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------------------- */
+
+static enum err open_network(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    const struct model_shape *s = &p->m->shape;
+    const struct network *net = p->o->net;
+    v->embedding_bytes = net->embedding.rows * net->embedding.row_bytes;
+    gpu_ptr mapped;
+    uint8_t *page = (uint8_t *)((uintptr_t)net->embedding.data & ~(uintptr_t)(FETCH_ALIGN - 1)); /* what weights_open() placed it in */
+    const uint64_t before = (uint64_t)(net->embedding.data - page);
+    v->embedding_bytes = round_up(before + v->embedding_bytes, FETCH_ALIGN);
+    TRY(v->ops->pin(v->gpu, page, v->embedding_bytes, &mapped, why));
+    v->embedding = page;
+    struct gpu_network_options o = {
+        .shape = {s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads, s->head_dim, s->n_ff, s->n_experts, s->n_experts_used, s->n_vocab,
+                  s->rms_eps, net->rope_magnitude},
+        .layers = p->layers, .rope_frequency = net->rope_frequency, .embedding = net->embedding.data, .embedding_mapped = mapped + before,
+        .embedding_type = p->m->embedding->type, .embedding_row_bytes = net->embedding.row_bytes, .output_norm = p->output_norm,
+        .head = p->head, .kv_k = GPU_KV_F16, .kv_v = GPU_KV_F16, .max_sequences = MAX_SEQUENCES,
+        .max_pages = v->n_pages ? v->n_pages : 1, .batch_tokens = p->o->ubatch};
+    /* its scratch is taken out before the slots take what is left */
+    const uint64_t scratch = v->ops->network_bytes(v->gpu, &o);
+    gpu_ptr held;
+    TRY(v->ops->alloc(v->gpu, GPU_USE_SCRATCH, scratch, &held, why));
+    const enum err slots = take_slots(p, why);
+    v->ops->free(v->gpu, GPU_USE_SCRATCH, held, scratch);
+    if (slots) return slots;
+    o.slots = v->slots;
+    TRY(v->ops->network_open(v->gpu, &o, &v->net, why));
+    v->shared = v->ops->shared(v->net);
+    v->ops->set_patience(v->net, v->patience_ns);
+    return ERR_NONE;
+}
+
+static enum err open_lanes(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    const struct model_shape *s = &p->m->shape;
+    const uint64_t n = p->o->ubatch * sizeof(float), qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim;
+    v->rest_bytes = n * s->n_embd;
+    v->attended_bytes = n * qw;
+    v->qkv_bytes = n * (qw + 2 * kw);
+    gpu_ptr mapped;
+    void *at;
+    for (int i = 0; i < GPU_LANES; i++) {
+        TRY(v->ops->event_open(v->gpu, &v->ready[i], why));
+        TRY(v->ops->alloc_pinned(v->gpu, v->rest_bytes, &at, &mapped, why));
+        v->rest[i] = at;
+        if (!v->kv_on_host) continue;
+        TRY(v->ops->alloc_pinned(v->gpu, v->attended_bytes, &at, &mapped, why));
+        v->attended[i] = at;
+        TRY(v->ops->alloc_pinned(v->gpu, v->qkv_bytes, &at, &mapped, why));
+        v->qkv[i] = at;
+    }
+    return ERR_NONE;
+}
+
+static enum err open_parts(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
+    const uint64_t n = (uint64_t)v->n_layers * v->n_experts;
+    v->slot_of = calloc_checked(n, sizeof *v->slot_of);
+    v->classes = calloc_checked(p->o->plan->n_classes, sizeof *v->classes);
+    p->layers = calloc_checked(v->n_layers, sizeof *p->layers);
+    if (!v->slot_of || !v->classes || !p->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
+    TRY(upload_open(v->gpu, p->o->fetch, expert_file_bytes(p->m), &p->upload, why));
+    TRY(put_dense(p, why));
+    TRY(open_pages(p, why));
+    TRY(open_lanes(p, why));
+    TRY(open_network(p, why));
+    return put_experts(p, why);
+}
+
+enum err vram_open(const struct vram_options *o, struct vram **out, struct reason *why) {
+    *out = NULL;
+    struct vram *v = calloc_checked(1, sizeof *v);
+    if (!v) return fail(why, ERR_NO_MEMORY, "no memory for what lies in VRAM");
+    v->gpu = o->gpu;
+    v->ops = o->gpu->ops;
+    v->n_layers = o->model->shape.n_layers;
+    v->n_experts = o->model->shape.n_experts;
+    v->patience_ns = PATIENCE_NS;
+    struct gpu_info info;
+    v->ops->info(o->gpu, &info);
+    v->emulated = info.emulated;
+    struct opening p = {.v = v, .o = o, .m = o->model};
+    enum err e = open_parts(&p, why);
+    if (!e) e = v->ops->step_prepare(v->net, 1, why);
+    if (!e) v->prepared = 1;
+    upload_close(&p.upload);
+    if (p.staging_bytes && p.staging) v->ops->free(v->gpu, GPU_USE_SCRATCH, p.staging, p.staging_bytes);
+    free(p.layers);
+    if (e) vram_close(&v);
+    *out = v;
+    return e;
+}
+
+void vram_close(struct vram **vram) {
+    struct vram *v = *vram;
+    if (!v) return;
+    *vram = NULL;
+    struct gpu *g = v->gpu;
+    if (v->net) v->ops->network_close(&v->net);
+    for (int i = 0; i < GPU_LANES; i++) {
+        if (v->ready[i]) v->ops->event_close(g, &v->ready[i]);
+        if (v->rest[i]) v->ops->free_pinned(g, v->rest[i], v->rest_bytes);
+        if (v->attended[i]) v->ops->free_pinned(g, v->attended[i], v->attended_bytes);
+        if (v->qkv[i]) v->ops->free_pinned(g, v->qkv[i], v->qkv_bytes);
+    }
+    if (v->embedding) v->ops->unpin(g, v->embedding, v->embedding_bytes);
+    if (v->slots) v->ops->free(g, GPU_USE_EXPERTS, v->slots, v->slots_bytes);
+    if (v->kv) v->ops->free(g, GPU_USE_KV, v->kv, v->kv_bytes);
+    if (v->dense) v->ops->free(g, GPU_USE_DENSE, v->dense, v->dense_bytes);
+    free(v->slot_of);
+    free(v->classes);
+    free(v->free_pages);
+    free(v);
+}

@@ -1,0 +1,79 @@
+/* The network's part in VRAM: dense weights, experts' slots, pages of KV caches; and the way there from the model file.
+ *
+ * Opened once, used by one run at a time. What lies here and what the CPU computes is the plan's decision; when the card has less
+ * than the plan thought, there are fewer slots, never an error as long as the dense part fits. */
+#ifndef COLDSTREAM_VRAM_H
+#define COLDSTREAM_VRAM_H
+
+#include "engine/kv.h"
+#include "engine/network.h"
+#include "engine/weights.h"
+#include "gpu/gpu.h"
+#include "placement/plan.h"
+
+struct vram_options {
+    const struct model *model;
+    const struct plan *plan;
+    const struct network *net;      /* norms and RoPE of all layers */
+    const struct weights *weights;  /* what is in RAM: the embedding */
+    uint32_t ubatch;
+    struct fetch *fetch;            /* with nothing in flight; used during vram_open() */
+    struct gpu *gpu;                /* closed by the caller, later */
+    struct log_sink log;
+    bool (*on_load)(void *ctx, uint64_t done_bytes); /* true cancels; may be NULL */
+    void *ctx;
+};
+
+struct vram_slots { /* of one class */
+    gpu_ptr base;
+    uint64_t bytes; /* of one */
+    uint32_t n;
+};
+
+struct vram {
+    struct gpu *gpu;
+    const struct gpu_ops *ops;
+    struct gpu_network *net;
+    const struct gpu_shared *shared;
+    uint32_t n_layers, n_experts;
+    bool all_resident;  /* every expert has a slot: no mails about experts */
+    bool kv_on_host;
+    bool emulated;
+    uint64_t patience_ns;
+
+    uint32_t *slot_of;           /* [n_layers * n_experts] as struct gpu_command has them */
+    gpu_ptr slots;               /* all classes, one allocation */
+    uint64_t slots_bytes;
+    struct vram_slots *classes;  /* [plan->n_classes] */
+
+    gpu_ptr dense, kv;           /* one allocation each */
+    uint64_t dense_bytes, kv_bytes;
+    void *embedding;             /* pinned while this is open */
+    uint64_t embedding_bytes;
+    uint32_t n_pages;            /* of a layer's pool */
+    uint32_t n_free_pages;
+    uint32_t *free_pages;        /* [n_pages] */
+    uint32_t sequences;          /* bit i: taken */
+
+    uint32_t number;             /* of the last step */
+    uint32_t prepared;           /* bit i: steps of 1 << i tokens are captured */
+    float *rest[GPU_LANES];      /* pinned [ubatch][E] the host's share of a lane */
+    float *attended[GPU_LANES], *qkv[GPU_LANES]; /* pinned, with kv_on_host */
+    struct gpu_event *ready[GPU_LANES];
+    uint64_t rest_bytes, attended_bytes, qkv_bytes;
+};
+
+/* RAM that an open one takes beside the embedding: staging, shared blocks, lanes. */
+uint64_t vram_host_bytes(const struct model_shape *s, uint32_t ubatch, bool kv_on_host);
+
+/* ERR_LIMIT, ERR_NO_MEMORY: the card cannot hold the dense part; the reason names the MiB. ERR_IO: the file, or the card. */
+enum err vram_open(const struct vram_options *options, struct vram **out, struct reason *why) MUST_USE;
+void vram_close(struct vram **vram);
+
+/* A sequence's cache in VRAM: `kv` gets a number and, as it grows, pages. ERR_LIMIT: too many sequences. */
+enum err vram_open_kv(struct vram *v, uint64_t capacity, struct kv *kv, struct reason *why) MUST_USE;
+void vram_close_kv(struct vram *v, struct kv *kv);
+/* Room for positions [0, tokens). ERR_LIMIT: other sequences hold the pages. */
+enum err vram_grow_kv(struct vram *v, struct kv *kv, uint64_t tokens, struct reason *why) MUST_USE;
+
+#endif
