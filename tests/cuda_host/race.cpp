@@ -1,0 +1,2 @@
+/* The race check: to come. */
+#include "tests/cuda_host/race_none.cpp"
