@@ -193,6 +193,7 @@ static void unpin(struct gpu *g, void *host, uint64_t bytes) {
 
 void gpu_memory_fill(struct gpu_ops *ops) {
     ops->memory = memory;
+    ops->set_budget = set_budget;
     ops->alloc = alloc;
     ops->free = release;
     ops->alloc_pinned = alloc_pinned;

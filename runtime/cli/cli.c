@@ -236,6 +236,14 @@ static bool on_load(void *ctx, uint64_t done, uint64_t total) {
     return cli_cancelled();
 }
 
+/* As engine_options.device has it; llama.cpp says "none" and "CUDA0". */
+static const char *device_of(const struct options *o) {
+    if (o->vram_budget == 0 || o->gpu_layers == 0) return "cpu";
+    if (!o->device || strcasecmp(o->device, "auto") == 0) return NULL;
+    if (strcasecmp(o->device, "none") == 0) return "cpu";
+    return strcasecmp(o->device, "CUDA0") == 0 ? "cuda:0" : o->device;
+}
+
 struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
     static const char *const isas[] = {NULL, "ref", "avx2", "avx512"};
     const struct options *o = c->options;
@@ -250,6 +258,11 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .no_direct_io = !o->direct_io || o->load_mode == LOAD_BUFFERED,
         .no_nfc = !o->nfc,
         .ram_budget = o->ram_budget < 0 ? 0 : o->ram_budget ? (uint64_t)o->ram_budget : 1, /* 0 bytes: to be refused */
+        .device = device_of(o),
+        .vram_budget = o->vram_budget < 0 ? 0 : (uint64_t)o->vram_budget,
+        .vram_reserve = o->vram_reserve < 0 ? 0 : (uint64_t)o->vram_reserve,
+        .cpu_moe_layers = o->cpu_moe ? PLAN_ALL_LAYERS : (uint32_t)o->n_cpu_moe,
+        .kv_on_host = !o->kv_offload,
         .max_slots = (uint32_t)o->expert_slots,
         .stream = (enum stream_kind)o->io,
         .no_look_ahead = !o->look_ahead,
@@ -263,13 +276,29 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
     };
 }
 
+/* -ot into a list to be freed. */
+static enum err read_rules(const struct options *o, struct plan_rule **out, uint32_t *n, struct reason *why) {
+    *out = NULL;
+    *n = 0;
+    if (o->override_tensor.len == 0) return ERR_NONE;
+    *out = calloc_checked(PLAN_MAX_RULES, sizeof **out);
+    if (!*out) return fail(why, ERR_NO_MEMORY, "no memory for -ot");
+    for (size_t i = 0; i < o->override_tensor.len; i++)
+        TRY(plan_parse_rules(o->override_tensor.items[i], *out, n, PLAN_MAX_RULES, why));
+    return ERR_NONE;
+}
+
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) {
     c->opened_ns = clock_ns();
     struct load_progress progress = {c, c->opened_ns};
     struct engine_options options = cli_engine_options(c, vocab_only);
     options.on_load = on_load;
     options.on_load_ctx = &progress;
-    const enum err code = engine_open(&options, out, why);
+    struct plan_rule *rules = NULL;
+    enum err code = vocab_only ? ERR_NONE : read_rules(c->options, &rules, &options.n_rules, why);
+    options.rules = rules;
+    if (!code) code = engine_open(&options, out, why);
+    free(rules);
     cli_progress_end(c);
     if (code || vocab_only) return code;
 

@@ -55,8 +55,6 @@ static const struct choice only_auto[] = {{"auto", -1}, {0}};
 static const struct choice formats[] = {{"md", BENCH_MD},       {"csv", BENCH_CSV},   {"json", BENCH_JSON},
                                         {"jsonl", BENCH_JSONL}, {"none", BENCH_NONE}, {0}};
 
-static const char cpu_only[] = "has no effect in this build: everything runs on the CPU from RAM";
-
 const char *const group_titles[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
     [GROUP_CONTEXT] = "Context and threads",
@@ -65,7 +63,7 @@ const char *const group_titles[GROUP_COUNT] = {
     [GROUP_CHAT] = "Conversation",
     [GROUP_OUTPUT] = "Output",
     [GROUP_TASK] = "This command",
-    [GROUP_LATER] = "Placement (accepted; no effect in this build, which runs on the CPU from RAM)",
+    [GROUP_PLACEMENT] = "Placement",
     [GROUP_GENERAL] = "General",
 };
 
@@ -198,24 +196,10 @@ const struct flag flags[] = {
      .initial = "512", .metavar = "N", .help = "tokens of the prompt whose speed is predicted"},
     {"--ram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(ram_budget), RANGE(0, UNBOUNDED),
      .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most RAM to use, everything counted (14G, 14500M)"},
-    {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_budget), RANGE(0, UNBOUNDED),
-     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use, everything counted; 0: no GPU"},
-    {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(vram_reserve), RANGE(0, UNBOUNDED),
-     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free under --vram-budget auto; auto: 150M to 512M, by what others hold"},
     {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_k),
      .choices = planned_kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached keys"},
     {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(type_v),
      .choices = planned_kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached values"},
-    {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_TASK, PLAN, AT(kv_offload), "on",
-     .help = "-nkvo: keep the KV cache in RAM"},
-    {"-ngl --n-gpu-layers --gpu-layers", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(gpu_layers),
-     RANGE(-1, 1 << 20), .choices = auto_or_all, .initial = "auto", .metavar = "N", .help = "most layers on the GPU"},
-    {"-cmoe --cpu-moe", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(cpu_moe),
-     .help = "no experts in VRAM"},
-    {"-ncmoe --n-cpu-moe", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(n_cpu_moe), RANGE(0, 1 << 20),
-     .initial = "0", .metavar = "N", .help = "no experts of the first N layers in VRAM"},
-    {"-ot --override-tensor", .kind = FLAG_STRINGS, .group = GROUP_TASK, .verbs = PLAN, .offset = AT(override_tensor),
-     .metavar = "RE=BUF,...", .help = "place tensors by name; BUF: CPU, CUDA0, NVME"},
 
     /* bench */
     {"-p --n-prompt", .kind = FLAG_NUMBERS, .group = GROUP_TASK, .verbs = BENCH, .offset = AT(n_prompt), RANGE(0, 1 << 24),
@@ -262,28 +246,27 @@ const struct flag flags[] = {
     {"--trace", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | PROFILE, .offset = AT(trace), .metavar = "FILE",
      .help = "record the experts of every token, for bench/replay; with -ub 1 as decoded ones"},
 
-    /* later */
-    {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_LATER, COMPUTE, AT(kv_offload), "on",
-     .help = "-nkvo: keep the KV cache in RAM", .warning = cpu_only},
-    {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(type_k),
+    /* placement; plan has more to say about cache types, for other machines */
+    {"--device -dev", .kind = FLAG_STRING, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(device), .initial = "auto",
+     .metavar = "NAME", .help = "cpu, cuda or cuda:N; auto: a GPU if there is one"},
+    {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(vram_budget), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use, everything counted (14G, 14500M); 0: no GPU"},
+    {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(vram_reserve), RANGE(0, UNBOUNDED),
+     .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free under --vram-budget auto; auto: 150M to 512M, by what others hold"},
+    {"-kvo --kv-offload", "-nkvo --no-kv-offload", FLAG_BOOL, GROUP_PLACEMENT, COMPUTE | PLAN, AT(kv_offload), "on",
+     .help = "-nkvo: keep the KV cache in RAM"},
+    {"-ngl --n-gpu-layers --gpu-layers", .kind = FLAG_INT, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(gpu_layers),
+     RANGE(-1, 1 << 20), .choices = auto_or_all, .initial = "auto", .metavar = "N", .help = "0: no GPU; else all layers are on it (plan: at most the last N)"},
+    {"-cmoe --cpu-moe", .kind = FLAG_BOOL, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(cpu_moe),
+     .help = "no experts in VRAM"},
+    {"-ncmoe --n-cpu-moe", .kind = FLAG_INT, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(n_cpu_moe), RANGE(0, 1 << 20),
+     .initial = "0", .metavar = "N", .help = "no experts of the first N layers in VRAM"},
+    {"-ot --override-tensor", .kind = FLAG_STRINGS, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(override_tensor),
+     .metavar = "RE=BUF,...", .help = "place experts by the names of their tensors; BUF: CPU, CUDA0, NVME"},
+    {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(type_k),
      .choices = kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached keys"},
-    {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(type_v),
+    {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(type_v),
      .choices = kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached values"},
-    {"--vram-budget", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(vram_budget),
-     RANGE(0, UNBOUNDED), .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "most VRAM to use (14G, 14500M)",
-     .warning = cpu_only},
-    {"--vram-reserve", .kind = FLAG_BYTES, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(vram_reserve),
-     RANGE(0, UNBOUNDED), .choices = only_auto, .initial = "auto", .metavar = "SIZE", .help = "VRAM to leave free",
-     .warning = cpu_only},
-    {"-ngl --n-gpu-layers --gpu-layers", .kind = FLAG_INT, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(gpu_layers),
-     RANGE(-1, 1 << 20), .choices = auto_or_all, .initial = "auto", .metavar = "N", .help = "most layers on the GPU",
-     .warning = cpu_only},
-    {"-cmoe --cpu-moe", .kind = FLAG_BOOL, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(cpu_moe),
-     .help = "experts of all layers on the CPU", .warning = cpu_only},
-    {"-ncmoe --n-cpu-moe", .kind = FLAG_INT, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(n_cpu_moe), RANGE(0, 1 << 20),
-     .initial = "0", .metavar = "N", .help = "experts of the first N layers on the CPU", .warning = cpu_only},
-    {"-ot --override-tensor", .kind = FLAG_STRINGS, .group = GROUP_LATER, .verbs = COMPUTE, .offset = AT(override_tensor),
-     .metavar = "RE=BUF,...", .help = "place tensors by name", .warning = cpu_only},
 
     /* general */
     {"-v --verbose", .kind = FLAG_BOOL, .group = GROUP_GENERAL, .verbs = ALL, .offset = AT(verbose),
@@ -300,7 +283,7 @@ const size_t n_flags = ARRAY_LEN(flags);
 
 static const char always[] = "is always so here",
                   never_mapped[] = "means nothing here: weights are read into own memory, never mapped",
-                  one_gpu[] = "means nothing here: no GPU is used",
+                  one_gpu[] = "means nothing here: one GPU is used, placed by --vram-budget",
                   pinned[] = "means nothing here: threads are pinned one per physical core",
                   no_server[] = "means nothing outside the server", fixed_log[] = "means nothing here: the log goes to stderr";
 
@@ -324,7 +307,7 @@ const struct ignored_flag ignored_flags[] = {
     {"-ooae -no-ooae --no-offload-only-active-experts --op-offload --no-op-offload --no-host", VALUE_IF_SWITCH, one_gpu},
     {"-amb --attention-max-batch -mla --mla-use -mea --max-extra-alloc -dt --defrag-thold -wgt --worst-graph-tokens", 1,
      "means nothing here"},
-    {"-dev --device -mg --main-gpu -ts --tensor-split -sm --split-mode --max-gpu -cuda --cuda-params -op --offload-policy -gfm "
+    {"-mg --main-gpu -ts --tensor-split -sm --split-mode --max-gpu -cuda --cuda-params -op --offload-policy -gfm "
      "--gpu-fit-margin",
      1, one_gpu},
     {"-fit --fit", VALUE_IF_SWITCH, one_gpu},

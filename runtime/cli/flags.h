@@ -27,7 +27,7 @@ enum flag_group {
     GROUP_CHAT,
     GROUP_OUTPUT,
     GROUP_TASK,
-    GROUP_LATER,
+    GROUP_PLACEMENT,
     GROUP_GENERAL,
     GROUP_COUNT
 };

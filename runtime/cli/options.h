@@ -71,7 +71,8 @@ struct options {
     bool look_ahead;
     int64_t isa;                    /* 0: best, else 1 + index of "ref", "avx2", "avx512" */
 
-    /* accepted as part of the chat contract; nothing to act on in a build without GPU and streaming */
+    /* placement */
+    const char *device;              /* as given; "auto": a GPU if there is one */
     bool kv_offload;
     int64_t type_k, type_v;
     int64_t vram_budget, ram_budget, vram_reserve; /* bytes, -1 auto */
