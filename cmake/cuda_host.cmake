@@ -47,8 +47,8 @@ endif()
 # One target of each build that is there; `what` is library or program.
 function(cuda_host_targets what name)
   foreach(source ${ARGN})
-    if(source MATCHES "\\.cu$") # nvcc's pragmas are not g++'s; names of CUDA's types make shadows there, not here
-      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas;-Wno-shadow")
+    if(source MATCHES "\\.cu$") # what nvcc takes without a word
+      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++;-fno-strict-aliasing;-Wno-unknown-pragmas;-Wno-shadow;-Wno-missing-field-initializers")
     endif()
   endforeach()
   foreach(flavour "" "_race")

@@ -67,7 +67,6 @@ void ch_yield(ch_site site) {
 /* ---- a thread's life -------------------------------------------------------------------------------------------- */
 
 static void leave(ch_thread *self) {
-    ch_race_enter_fiber(false);
     ch_async_land(self, ~0u);
     if (ch_block_now.in_barrier) ch_report(self->site, "a thread leaves while others wait at a block barrier");
     const ch_thread *warp = &ch_threads[self->place.warp * CH_WARP];
@@ -82,7 +81,6 @@ static void leave(ch_thread *self) {
 
 __attribute__((no_sanitize("address"))) static void thread_main(void) {
     ch_fiber_started();
-    ch_race_enter_fiber(true);
     ch_block_now.call->run();
     ch_thread *self = ch_self();
     leave(self);
@@ -131,8 +129,9 @@ void ch_run_grid(const ch_call *call) {
     if (ch_settings.order == CH_SHUFFLED) {
         for (unsigned i = blocks; i > 1; i--) std::swap(order[i - 1], order[ch_random() % i]);
     }
+    ch_race_inside(true);
     for (const unsigned block : order) run_block(block, call);
-    ch_race_end_launch();
+    ch_race_inside(false);
     ch_block_now.call = nullptr;
     ch_counts.launches++;
 }
@@ -224,9 +223,9 @@ static bool pump_host(void) {
         return true;
     }
     const ch_place *here = ch_here;
-    ch_race_enter_fiber(false);
+    ch_race_inside(false);
     const bool more = ch_pump(ch_pump_ctx);
-    ch_race_enter_fiber(true);
+    ch_race_inside(true);
     ch_here = here;
     return more;
 }

@@ -70,7 +70,7 @@ static void print_warp(const ch_thread *warp) {
 }
 
 void ch_report(ch_site site, const char *format, ...) {
-    ch_race_enter_fiber(false);
+    ch_race_inside(false);
     va_list args;
     va_start(args, format);
     fprintf(stderr, "cuda_host: ");

@@ -142,10 +142,9 @@ void ch_forget_device_memory(void);
 
 void ch_race_begin_launch(unsigned blocks);
 void ch_race_begin_block(void);
-void ch_race_end_launch(void);
 void ch_race_block_barrier(void);
 void ch_race_warp_barrier(unsigned warp, unsigned mask);
-void ch_race_enter_fiber(bool inside); /* instrumented code runs as a device thread from here on, or no more */
+void ch_race_inside(bool inside); /* instrumented code runs as a device thread from here on, or no more */
 void ch_race_read(const void *p, size_t bytes, ch_site site);
 void ch_race_write(const void *p, size_t bytes, ch_site site);
 void ch_race_atomic(const void *p, size_t bytes, ch_site site);

@@ -3,10 +3,9 @@
 
 void ch_race_begin_launch(unsigned) {}
 void ch_race_begin_block(void) {}
-void ch_race_end_launch(void) {}
 void ch_race_block_barrier(void) {}
 void ch_race_warp_barrier(unsigned, unsigned) {}
-void ch_race_enter_fiber(bool) {}
+void ch_race_inside(bool) {}
 void ch_race_read(const void *, size_t, ch_site) {}
 void ch_race_write(const void *, size_t, ch_site) {}
 void ch_race_atomic(const void *, size_t, ch_site) {}
