@@ -156,7 +156,7 @@ static enum err open_context(struct gpu_device *d, const struct gpu_options *o, 
         return fail(why, ERR_NO_MEMORY, "the GPU (%s) has too little free memory to be opened: other programs hold it", d->info.name);
     if (code != cudaSuccess)
         return fail(why, ERR_IO, "cannot open the GPU (%s): %s (%s)", d->info.name, cudaGetErrorString(code), cudaGetErrorName(code));
-    if (before < now) before = emulated ? now : now + ((uint64_t)3 * d->info.sm_count + 20) * (1 << 20);
+    if (before < now) before = now + ((uint64_t)3 * d->info.sm_count + 20) * (1 << 20);
     if (before > total) before = total;
     d->info.vram_bytes = total;
     d->info.free_bytes = before;

@@ -31,6 +31,7 @@ struct gpu_device {
     pthread_mutex_t first_lock;
     struct reason first; /* the first error; written once under the lock, before `failed` */
     uint32_t failed;     /* atomic */
+    bool hung;           /* a kernel does not end: freeing would wait for it, so nothing is freed any more */
 
     struct gpu_memory memory;
     uint64_t free_before; /* bytes free on the card before this process had a context there */
@@ -62,6 +63,8 @@ void gpu_memory_fill(struct gpu_ops *ops);
 /* streams.cu */
 enum err gpu_streams_open(struct gpu_device *d, struct reason *why) MUST_USE;
 void gpu_streams_close(struct gpu_device *d);
+/* Wait until nothing runs, failed or not; marks the device as hung after limit_ns. */
+void gpu_streams_drain(struct gpu_device *d, uint64_t limit_ns);
 void gpu_streams_fill(struct gpu_ops *ops);
 
 /* repack.cu */

@@ -62,7 +62,7 @@ static enum err driver_refused(struct gpu_device *d, const char *what, uint64_t 
 static void release(struct gpu *g, enum gpu_use use, gpu_ptr p, uint64_t bytes) {
     struct gpu_device *d = gpu_device_of(g);
     if (!p) return;
-    (void)gpu_note(g, cudaFree((void *)p), "freeing memory");
+    if (!d->hung) (void)gpu_note(g, cudaFree((void *)p), "freeing memory");
     d->memory.used[use] -= bytes < d->memory.used[use] ? bytes : d->memory.used[use];
 }
 
@@ -150,8 +150,9 @@ static enum err alloc_pinned(struct gpu *g, uint64_t bytes, void **host, gpu_ptr
 static void free_pinned(struct gpu *g, void *host, uint64_t bytes) {
     (void)bytes;
     if (!host) return;
-    forget(gpu_device_of(g), host);
-    (void)gpu_note(g, cudaFreeHost(host), "freeing pinned memory");
+    struct gpu_device *d = gpu_device_of(g);
+    forget(d, host);
+    if (!d->hung) (void)gpu_note(g, cudaFreeHost(host), "freeing pinned memory");
 }
 
 /* Memory mapped for reading only takes another flag, which older drivers do not know. */
@@ -187,8 +188,9 @@ static enum err pin(struct gpu *g, void *host, uint64_t bytes, gpu_ptr *mapped, 
 static void unpin(struct gpu *g, void *host, uint64_t bytes) {
     (void)bytes;
     if (!host) return;
-    forget(gpu_device_of(g), host);
-    (void)gpu_note(g, cudaHostUnregister(host), "unpinning memory");
+    struct gpu_device *d = gpu_device_of(g);
+    forget(d, host);
+    if (!d->hung) (void)gpu_note(g, cudaHostUnregister(host), "unpinning memory");
 }
 
 void gpu_memory_fill(struct gpu_ops *ops) {

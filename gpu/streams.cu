@@ -8,7 +8,8 @@
 #include "gpu/device_private.h"
 
 static const char *const stream_names[GPU_STREAMS] = {"compute", "copy"};
-static const uint64_t bounce_limit_ns = 10000000000u; /* a buffer holds 1 MiB: later than this, the device hangs */
+static const uint64_t bounce_limit_ns = 30000000000u; /* a buffer holds 1 MiB: later than this, the device hangs */
+static const uint64_t close_limit_ns = 10000000000u;
 
 cudaStream_t gpu_stream_of(const struct gpu *g, enum gpu_stream s) { return gpu_device_of(g)->streams[s]; }
 
@@ -44,6 +45,16 @@ static enum err sync(struct gpu *g, enum gpu_stream s, uint64_t timeout_ns, stru
     return gpu_alive(d, why);
 }
 
+void gpu_streams_drain(struct gpu_device *d, uint64_t limit_ns) {
+    for (int s = 0; s < GPU_STREAMS; s++) {
+        const cudaStream_t stream = d->streams[s];
+        if (!stream || d->hung) continue;
+        const cudaError_t code = ask_until(limit_ns, [stream] { return cudaStreamQuery(stream); });
+        d->hung = code == cudaErrorNotReady;
+        (void)gpu_note(&d->base, d->hung ? cudaErrorLaunchTimeout : code, "ending");
+    }
+}
+
 /* ---- copies -------------------------------------------------------------------------------------------------------- */
 
 /* The next buffer, once its last copy is through; NULL: the device failed or hangs, which is noted. */
@@ -51,7 +62,10 @@ static struct gpu_bounce *take_bounce(struct gpu_device *d) {
     struct gpu_bounce *b = &d->bounce[d->next_bounce];
     const cudaEvent_t done = b->done;
     cudaError_t code = ask_until(bounce_limit_ns, [done] { return cudaEventQuery(done); });
-    if (code == cudaErrorNotReady) code = cudaErrorLaunchTimeout;
+    if (code == cudaErrorNotReady) {
+        d->hung = true;
+        code = cudaErrorLaunchTimeout;
+    }
     if (!gpu_note(&d->base, code, "waiting for an upload")) return NULL;
     d->next_bounce = (d->next_bounce + 1) % BOUNCE_BUFFERS;
     return b;
@@ -144,8 +158,9 @@ enum err gpu_streams_open(struct gpu_device *d, struct reason *why) {
     return ERR_NONE;
 }
 
-/* What is still running is not waited for: after a failure it may never end. Results are not looked at, for the same reason. */
 void gpu_streams_close(struct gpu_device *d) {
+    gpu_streams_drain(d, close_limit_ns);
+    if (d->hung) return;
     for (int i = 0; i < BOUNCE_BUFFERS; i++) {
         if (d->bounce[i].done) (void)cudaEventDestroy(d->bounce[i].done);
         d->ops.free_pinned(&d->base, d->bounce[i].host, BOUNCE_BYTES);

@@ -1,0 +1,32 @@
+# The CUDA compiler and rooms compiled by it. The runtime is linked statically: the program starts where there is no driver.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(CMAKE_CUDA_COMPILER nvcc HINTS /usr/local/cuda/bin)
+endif()
+if(NOT CMAKE_CUDA_ARCHITECTURES) # this machine's, or Hopper's where there is no GPU
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found ERROR_QUIET RESULT_VARIABLE failed)
+  string(REGEX MATCHALL "[0-9]+[.][0-9]" found "${found}")
+  string(REPLACE "." "" found "${found}")
+  list(REMOVE_DUPLICATES found)
+  if(failed OR NOT found)
+    set(found 90)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${found}" CACHE STRING "compute capabilities to build kernels for")
+endif()
+set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O3 -g -lineinfo -DNDEBUG") # NDEBUG: checks inside kernels are for the emulator and Debug
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+enable_language(CUDA)
+message(STATUS "GPU kernels for: ${CMAKE_CUDA_ARCHITECTURES}")
+option(CUDA_REPORT "let the compiler print registers and spills of every kernel" OFF)
+
+# cuda_room(name folder libraries...): a static library of the folder's .cu and .c files, without <folder>_none.c
+function(cuda_room name folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cu ${folder}/*.c)
+  list(FILTER sources EXCLUDE REGEX "_none\\.c$")
+  add_library(${name} STATIC ${sources})
+  target_link_libraries(${name} PUBLIC ${ARGN} ${CMAKE_DL_LIBS})
+  target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
+  if(CUDA_REPORT)
+    target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v>")
+  endif()
+endfunction()
