@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu/attention.h"
 #include "gpu/device_private.h"
 #include "gpu/layout.h"
 #include "gpu/network.h"
@@ -180,7 +181,8 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
         TRY(check_type(g, l->up_type, why));
         TRY(check_type(g, l->down_type, why));
     }
-    return check_matrix(g, &o->head, "the output head", why);
+    TRY(check_matrix(g, &o->head, "the output head", why));
+    return gpu_attention_check(o, why);
 }
 
 static uint32_t splits_for(const struct gpu *g, const struct gpu_shape *s) {

@@ -28,7 +28,7 @@ template <class Ask> static cudaError_t ask_until(uint64_t limit_ns, Ask ask) {
     for (;;) {
         const cudaError_t code = ask();
         const uint64_t waited = clock_ns() - start;
-        if (code != cudaErrorNotReady || waited > limit_ns) return code;
+        if (code != cudaErrorNotReady || waited >= limit_ns) return code;
         pause_between(waited);
     }
 }

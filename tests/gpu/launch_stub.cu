@@ -1,6 +1,7 @@
 /* See launch_stub.h. Linked in the place of the real launches. */
 #include "tests/gpu/launch_stub.h"
 
+#include "gpu/attention.h"
 #include "gpu/network.h"
 
 __global__ void stub_note(uint32_t *log, uint32_t entry) {
@@ -63,6 +64,7 @@ void gpu_launch_end(struct gpu_network *n, uint32_t tokens, cudaStream_t stream)
     LAUNCH(stub_end, 1, 32, 0, stream, n->step.command_number, n->step.failed, n->shared_dev.result);
 }
 
+enum err gpu_attention_check(const struct gpu_network_options *, struct reason *) { return ERR_NONE; }
 void gpu_batch_begin(struct gpu_network *, const struct gpu_batch *) {}
 void gpu_batch_attention(struct gpu_network *, const struct gpu_batch *, uint32_t) {}
 void gpu_batch_qkv(struct gpu_network *, const struct gpu_batch *, uint32_t, float *, struct gpu_event *) {}
@@ -76,3 +78,5 @@ struct stub_tables stub_tables_of(const struct gpu_network *n) {
     return {(gpu_ptr)n->slots, (gpu_ptr)n->uses, (gpu_ptr)n->pages, (gpu_ptr)n->layers_dev, (gpu_ptr)n->step.tickets,
             (gpu_ptr)n->step.tickets, (gpu_ptr)(n->lanes[GPU_LANES - 1].rest ? n->lanes[GPU_LANES - 1].rest : n->step.logits)};
 }
+
+void stub_reset_device(void) { (void)cudaDeviceReset(); }

@@ -28,6 +28,8 @@ struct stub_tables {
     gpu_ptr scratch_begin, scratch_end; /* a first and a last array of the network's scratch */
 };
 struct stub_tables stub_tables_of(const struct gpu_network *n);
+/* Forget the errors of the device and everything on it. */
+void stub_reset_device(void);
 #ifdef __cplusplus
 }
 #endif
