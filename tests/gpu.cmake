@@ -1,4 +1,29 @@
-# Programs that use the GPU room: on a real device where the build has one. Such a test says 77 where it finds none.
+# Programs that use the GPU room: on the emulated device, and on a real one where the build has it. A test without a device says 77.
+#
+#   link_gpu_host(target)   before the target's other libraries: the emulated device in place of the build's own
+if(CUDA_HOST)
+  function(link_gpu_host target)
+    target_link_libraries(${target} cs_gpu_host)
+    target_link_options(${target} PRIVATE -Wl,--undefined=gpu_open) # now, before the engine asks and gets the build's own
+  endfunction()
+
+  add_executable(coldstream_host ${CMAKE_SOURCE_DIR}/runtime/cli/main.c) # the program with --device host
+  link_gpu_host(coldstream_host)
+  target_link_libraries(coldstream_host cs_cli)
+  target_compile_definitions(coldstream_host PRIVATE COLDSTREAM_COMMIT="emulated")
+
+  coldstream_cuda_host_library(gpu_launch_stub ${CMAKE_CURRENT_SOURCE_DIR}/gpu/launch_stub.cu)
+  add_executable(test_gpu_device test_gpu_device.c $<TARGET_OBJECTS:gpu_launch_stub>) # its launches stand in for the room's
+  link_gpu_host(test_gpu_device)
+  target_link_libraries(test_gpu_device cs_test_support)
+  target_compile_definitions(test_gpu_device PRIVATE GPU_EMULATED)
+  foreach(schedule 0 1 2) # streams at once, lazily, at random
+    add_test(NAME test_gpu_device_${schedule} COMMAND test_gpu_device)
+    set_tests_properties(test_gpu_device_${schedule} PROPERTIES TIMEOUT 300
+      ENVIRONMENT "CH_SCHED=${schedule};CH_ORDER=${schedule};CH_GUARD=1")
+  endforeach()
+endif()
+
 if(WITH_CUDA)
   add_executable(test_gpu_device_cuda test_gpu_device.c gpu/launch_stub.cu)
   target_link_libraries(test_gpu_device_cuda cs_test_support)

@@ -26,15 +26,10 @@ foreach(source ${sources})
       if(used IN_LIST rooms AND NOT used IN_LIST ${room}_may)
         string(APPEND bad "  ${source}: room '${room}' may not include from '${used}': ${line}\n")
       endif()
-<<<<<<< HEAD
       if(used STREQUAL "tests" AND source IN_LIST may_use_emulator AND line MATCHES "tests/cuda_host/")
         continue()
       endif()
       if(used STREQUAL "tests" OR used STREQUAL "bench")
-=======
-      if((used STREQUAL "tests" AND NOT line MATCHES "tests/cuda_host/" OR used STREQUAL "bench") OR
-         (line MATCHES "tests/cuda_host/" AND NOT source MATCHES "^gpu/(cu|ptx)\\.h$"))
->>>>>>> ddb3875 (Build the GPU room: WITH_CUDA compiles its kernels for this machine or, by presets, for all; networks with steps as captured graphs; a test of the device layer)
         string(APPEND bad "  ${source}: nobody includes ${used}/\n")
       endif()
     elseif(line MATCHES "\"")
