@@ -70,7 +70,7 @@ static __device__ __forceinline__ uint32_t embed_bytes(enum tensor_type type, ui
 /* x[first .. first + 255] of a row of `width` weights, by one warp; `room`: EMBED_BYTES of its own, 4-byte aligned. `width` is a
  * multiple of the type's block, rows stand at even addresses. */
 static __device__ __forceinline__ void embed_part(enum tensor_type type, const uint8_t *row, uint32_t first, uint32_t width, uint8_t *room, float *x) {
-    const uint32_t lane = threadIdx.x & 31, n = width - first < EMBED_WEIGHTS ? width - first : EMBED_WEIGHTS, bytes = embed_bytes(type, n);
+    const uint32_t lane = threadIdx.x & 31, n = width - first < EMBED_WEIGHTS ? width - first : EMBED_WEIGHTS + 0u, bytes = embed_bytes(type, n);
     const uint16_t *from = (const uint16_t *)(row + embed_bytes(type, first));
     __syncwarp(); /* the room's last part has been read */
     for (uint32_t i = lane; i < bytes / 2; i += 32) ((uint16_t *)room)[i] = from[i];

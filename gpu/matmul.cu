@@ -440,7 +440,7 @@ struct tile_device {
 static struct tile_device tile_device_of(const struct gpu *g) {
     struct gpu_info info;
     g->ops->info(g, &info);
-    return {info.sm_count, info.cc_major < 8 ? WIDEST / 2u : WIDEST}; /* sm_75 has 64 KB: 64 KB of tiles and the list are too much */
+    return {info.sm_count, info.cc_major < 8 ? WIDEST / 2u : WIDEST + 0u}; /* sm_75 has 64 KB: 64 KB of tiles and the list are too much */
 }
 
 /* `most_tiles`: a bound of the token tiles. The bigger tiles need the room beyond 48 KB that a kernel has to ask for. */
@@ -546,7 +546,7 @@ void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b
     assert(l->gate_type == l->up_type && (f + MID_ROWS - 1) / MID_ROWS <= e);
     for (uint32_t i = 0; i < count; i += LIST) {
         struct tile_call c = {};
-        c.count = count - i < LIST ? count - i : LIST;
+        c.count = count - i < LIST ? count - i : LIST + 0u;
         for (uint32_t j = 0; j < c.count; j++) c.expert[j] = (uint16_t)experts[i + j].expert, c.slot[j] = experts[i + j].slot;
         c.start = lane->expert_start;
         c.widest = width_for(b->n, d.widest);
