@@ -5,16 +5,15 @@
 #include <string.h>
 
 float ch_f16_to_float(uint16_t bits) {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
     float v;
-    if (exponent == 31) {
-        v = fraction ? NAN : INFINITY;
-    } else if (exponent == 0) {
-        v = ldexpf(static_cast<float>(fraction), -24);
-    } else {
-        v = ldexpf(static_cast<float>(fraction + 1024), exponent - 25);
+    if (exponent == 0) {
+        v = static_cast<float>(fraction) * 0x1p-24f;
+        return sign ? -v : v;
     }
-    return bits & 0x8000 ? -v : v;
+    const uint32_t wide = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+    memcpy(&v, &wide, sizeof v);
+    return v;
 }
 
 uint16_t ch_f16_from_double(double v) {

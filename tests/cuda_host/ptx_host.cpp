@@ -89,16 +89,21 @@ template <class Sum> struct mma_args {
 
 /* The fragments of gpu/ptx.h by element: who holds A[row][k] and B[k][column], where each k step of `PER` elements is a register. */
 template <class Sum, int PER, class Value> static void compute_mma(void *const *lanes, unsigned, Value value) {
-    const int k_half = 4 * PER; // k of one register over the four lanes of a row
+    enum { HALF = 4 * PER, K = 2 * HALF }; // HALF: k of one register over the four lanes of a row
+    Sum a[16][K], b[8][K];
+    for (int lane = 0; lane < 32; lane++) {
+        const mma_args<Sum> *args = static_cast<mma_args<Sum> *>(lanes[lane]);
+        for (int i = 0; i < 2 * PER; i++) {
+            const int upper = i / PER, part = i % PER, k = upper * HALF + lane % 4 * PER + part;
+            a[lane / 4][k] = value(args->a[2 * upper], part);
+            a[lane / 4 + 8][k] = value(args->a[2 * upper + 1], part);
+            b[lane / 4][k] = value(args->b[upper], part);
+        }
+    }
     for (int row = 0; row < 16; row++) {
         for (int column = 0; column < 8; column++) {
             Sum sum = 0;
-            for (int k = 0; k < 2 * k_half; k++) {
-                const int t = k % k_half / PER, upper = k / k_half, part = k % PER;
-                const mma_args<Sum> *left = static_cast<mma_args<Sum> *>(lanes[row % 8 * 4 + t]);
-                const mma_args<Sum> *right = static_cast<mma_args<Sum> *>(lanes[column * 4 + t]);
-                sum += value(left->a[2 * upper + row / 8], part) * value(right->b[upper], part);
-            }
+            for (int k = 0; k < K; k++) sum += a[row][k] * b[column][k];
             static_cast<mma_args<Sum> *>(lanes[row % 8 * 4 + column / 2])->d[row / 8 * 2 + column % 2] += sum;
         }
     }
