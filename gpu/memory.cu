@@ -7,6 +7,8 @@
 
 static const char *const use_names[GPU_USES] = {"dense weights", "experts", "the KV cache", "scratch"};
 
+static const uint64_t driver_granule = (uint64_t)2 << 20;
+
 static unsigned long long mib(uint64_t bytes) { return (bytes + (1 << 20) - 1) >> 20; }
 
 /* ---- accounts ------------------------------------------------------------------------------------------------------ */
@@ -73,9 +75,9 @@ static enum err alloc(struct gpu *g, enum gpu_use use, uint64_t bytes, gpu_ptr *
     *out = 0;
     TRY(gpu_alive(d, why));
     const uint64_t room = m->budget > in_use(m) ? m->budget - in_use(m) : 0;
-    if (bytes > room)
+    if (bytes > room || round_up(bytes, driver_granule) > room) // drivers round up: no moment beyond the budget
         return fail(why, ERR_LIMIT, "%llu MiB for %s do not fit: %llu MiB of GPU memory are missing in the budget of %llu MiB", mib(bytes),
-                    use_names[use], mib(bytes - room), mib(m->budget));
+                    use_names[use], mib(round_up(bytes, driver_granule) - room), mib(m->budget));
     const cudaError_t code = cudaMalloc(&p, bytes ? bytes : 1);
     if (code == cudaErrorMemoryAllocation) return driver_refused(d, use_names[use], bytes, why);
     if (!gpu_note(g, code, "allocating memory")) return gpu_alive(d, why);

@@ -174,7 +174,7 @@ static enum err count_fixed(struct planning *g, struct reason *why) {
     total_add_product(&need[PLAN_RAM][PLAN_OVERHEAD], p->n_classes + 3, 2 * MIB); /* each mapping ends in a huge page */
     if (g->gpu) {
         total_add(&need[PLAN_VRAM][PLAN_SCRATCH], g->m->gpu_scratch_bytes);
-        total_add(&need[PLAN_VRAM][PLAN_OVERHEAD], gpu_overhead_bytes);
+        total_add(&need[PLAN_VRAM][PLAN_OVERHEAD], g->r->vram_overhead ? g->r->vram_overhead : gpu_overhead_bytes);
     }
     struct total all = {0};
     for (int t = 0; t < PLAN_TIERS; t++)

@@ -78,6 +78,7 @@ struct plan_request {       /* zero is not a default everywhere: start from plan
     uint64_t ram_budget;    /* bytes of the whole process; PLAN_AUTO: what is available less a reserve */
     uint64_t vram_budget;   /* bytes of VRAM, everything counted; PLAN_AUTO: what is free less vram_reserve */
     uint64_t vram_reserve;  /* left free under vram_budget = PLAN_AUTO; PLAN_AUTO: 150 MiB, and 512 MiB of the card to others */
+    uint64_t vram_overhead; /* bytes of driver and CUDA; 0: not measured, as on a large card */
     uint64_t process_bytes; /* RSS of the process before weights, measured by the caller */
     uint64_t context_tokens; /* KV room; 0: the model's, at most 32768, and less where experts would not fit beside it (plan.c) */
     enum plan_kv type_k, type_v;

@@ -12,6 +12,12 @@ if(CUDA_HOST)
   target_link_libraries(coldstream_host cs_cli)
   target_compile_definitions(coldstream_host PRIVATE COLDSTREAM_COMMIT="emulated")
 
+  add_executable(test_hybrid test_hybrid.c)
+  link_gpu_host(test_hybrid)
+  target_link_libraries(test_hybrid cs_test_support)
+  add_test(NAME test_hybrid COMMAND test_hybrid)
+  set_tests_properties(test_hybrid PROPERTIES TIMEOUT 600)
+
   coldstream_cuda_host_library(gpu_launch_stub ${CMAKE_CURRENT_SOURCE_DIR}/gpu/launch_stub.cu)
   add_executable(test_gpu_device test_gpu_device.c $<TARGET_OBJECTS:gpu_launch_stub>) # its launches stand in for the room's
   link_gpu_host(test_gpu_device)
@@ -25,6 +31,10 @@ if(CUDA_HOST)
 endif()
 
 if(WITH_CUDA)
+  add_executable(test_hybrid_cuda test_hybrid.c)
+  target_link_libraries(test_hybrid_cuda cs_test_support)
+  add_test(NAME test_hybrid_cuda COMMAND test_hybrid_cuda)
+  set_tests_properties(test_hybrid_cuda PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 LABELS gpu ENVIRONMENT "DEVICE=cuda")
   add_executable(test_gpu_device_cuda test_gpu_device.c gpu/launch_stub.cu)
   target_link_libraries(test_gpu_device_cuda cs_test_support)
   add_test(NAME test_gpu_device_cuda COMMAND test_gpu_device_cuda)

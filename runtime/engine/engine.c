@@ -85,15 +85,23 @@ static uint64_t resident_now(void) {
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* VRAM that the driver will take beside what it took at opening: modules 30 MB, four graphs 60 (docs of the GPU path). */
+static const uint64_t graphs_and_modules = (uint64_t)90 << 20;
+
 static void set_gpu_request(const struct engine *e, const struct engine_options *o, struct plan_request *r) {
+    struct gpu_info gpu;
+    struct gpu_memory memory;
+    e->gpu->ops->info(e->gpu, &gpu);
+    e->gpu->ops->memory(e->gpu, &memory);
     r->use_gpu = true;
+    r->vram_overhead = memory.overhead + (gpu.emulated ? 0 : graphs_and_modules) + VRAM_ROUNDING;
     if (o->vram_budget) r->vram_budget = o->vram_budget;
     if (o->vram_reserve) r->vram_reserve = o->vram_reserve;
     r->cpu_moe_layers = o->cpu_moe_layers;
     r->kv_on_host = o->kv_on_host;
     r->rules = o->rules;
     r->n_rules = o->n_rules;
-    r->process_bytes += vram_host_bytes(&e->model->shape, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host);
+    r->process_bytes += vram_host_bytes(e->model, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host);
 }
 
 static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, uint64_t process_bytes,
@@ -335,6 +343,16 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     out->kv_bytes_per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
     out->load_ns = e->load_ns;
     out->direct_io = fetch_direct(e->fetch);
+    if (!e->vram) return;
+    struct gpu_info gpu;
+    struct gpu_memory memory;
+    e->gpu->ops->info(e->gpu, &gpu);
+    e->gpu->ops->memory(e->gpu, &memory);
+    snprintf(out->device, sizeof out->device, "%s", gpu.name);
+    out->vram_budget = memory.budget;
+    out->vram_peak = memory.peak;
+    const uint64_t n = (uint64_t)e->vram->n_layers * e->vram->n_experts;
+    for (uint64_t i = 0; i < n; i++) out->vram_experts += e->vram->slot_of[i] != 0;
 }
 
 void engine_get_io(const struct engine *e, struct engine_io *out) {

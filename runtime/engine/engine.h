@@ -79,6 +79,9 @@ struct engine_info {
     uint64_t kv_bytes_per_token;
     uint64_t load_ns;
     bool direct_io;         /* weights were read with O_DIRECT */
+    char device[128];       /* the GPU's name; empty: none is used */
+    uint64_t vram_budget, vram_peak; /* bytes, everything counted */
+    uint32_t vram_experts;  /* that have a slot there */
 };
 void engine_get_info(const struct engine *e, struct engine_info *out);
 

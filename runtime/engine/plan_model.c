@@ -5,6 +5,7 @@
 
 #include "engine/fetch.h"
 #include "engine/graph.h"
+#include "engine/vram.h"
 
 enum { DEFAULT_UBATCH = 512, MAX_ROLES = 16 };
 
@@ -62,7 +63,7 @@ enum err plan_model_open(const struct model *m, uint32_t ubatch, unsigned thread
     const uint64_t scratch = graph_scratch_need(s, out->ubatch, threads ? threads : 1);
     if (!size_add(scratch, (uint64_t)s->n_vocab * sizeof(float), &out->cpu_scratch_bytes)) /* and a session's logits */
         return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", out->ubatch);
-    out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch);
+    out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch) + vram_staging_bytes(m);
     return ERR_NONE;
 }
 

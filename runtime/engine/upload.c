@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { BUFFERS = 6 };
-#define PIECE ((uint64_t)8 << 20) /* of a large part */
+enum { BUFFERS = 4 };
+#define PIECE ((uint64_t)4 << 20) /* of a large part */
 #define WAIT_NS 20000000ull
 #define COPY_NS 30000000000ull /* a copy that takes longer never ends */
 
@@ -37,7 +37,8 @@ static uint64_t room_for(uint64_t largest) {
     return round_up((largest > PIECE ? largest : PIECE) + FETCH_EXTENTS * 2 * (uint64_t)FETCH_ALIGN, FETCH_ALIGN);
 }
 
-uint64_t upload_host_bytes(uint64_t largest) { return BUFFERS * room_for(largest); }
+uint64_t upload_bytes(uint64_t largest) { return BUFFERS * room_for(largest); }
+uint64_t upload_largest(const struct upload *u) { return u->room - FETCH_EXTENTS * 2 * (uint64_t)FETCH_ALIGN; }
 
 enum err upload_open(struct gpu *g, struct fetch *fetch, uint64_t largest, struct upload **out, struct reason *why) {
     *out = NULL;

@@ -21,7 +21,8 @@ struct upload_part {
 /* `largest`: bytes of the largest group of parts that upload_group() will get. The buffers on the device count as scratch. */
 enum err upload_open(struct gpu *g, struct fetch *fetch, uint64_t largest, struct upload **out, struct reason *why) MUST_USE;
 void upload_close(struct upload **u);
-uint64_t upload_host_bytes(uint64_t largest); /* pinned memory it takes */
+uint64_t upload_bytes(uint64_t largest); /* it takes of pinned memory, and of the device's */
+uint64_t upload_largest(const struct upload *u); /* bytes of a part that upload_group() takes */
 
 /* Start bringing up to FETCH_EXTENTS parts, together at most `largest` bytes. Waits for a free buffer. */
 enum err upload_group(struct upload *u, const struct upload_part *parts, uint32_t n, struct reason *why) MUST_USE;

@@ -22,10 +22,7 @@ struct opening {
     uint64_t staging_bytes;
 };
 
-static bool is_large(const struct opening *p, const struct model_tensor *t) {
-    (void)p;
-    return t->bytes > (8 << 20);
-}
+static bool is_large(const struct opening *p, const struct model_tensor *t) { return t->bytes > upload_largest(p->upload); }
 
 static uint64_t device_bytes(const struct vram *v, enum tensor_type type, uint64_t rows, uint64_t k) {
     return round_up(v->ops->types[type].bytes(rows, k), ALIGN);
@@ -76,13 +73,16 @@ static uint64_t expert_file_bytes(const struct model *m) {
     return most + MATRICES * ALIGN;
 }
 
+uint64_t vram_staging_bytes(const struct model *m) { return upload_bytes(expert_file_bytes(m)); }
+
 static uint64_t page_bytes(const struct model_shape *s) { return (uint64_t)s->n_kv_heads * GPU_PAGE_TOKENS * s->head_dim * 2; }
 
-uint64_t vram_host_bytes(const struct model_shape *s, uint32_t ubatch, bool kv_on_host) {
+uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host) {
+    const struct model_shape *s = &m->shape;
     const uint64_t qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim, f = sizeof(float);
     const uint64_t lane = ubatch * f * (2 * s->n_embd + (kv_on_host ? 2 * qw + 2 * kw : 0) + 2 * s->n_experts_used);
     const uint64_t shared = GPU_STEP_TOKENS * f * (s->n_vocab + 2 * (qw + 2 * kw) + 2 * s->n_embd) + (64 << 10);
-    return GPU_LANES * lane + shared + upload_host_bytes(16 << 20);
+    return GPU_LANES * lane + shared + vram_staging_bytes(m);
 }
 
 /* ---- what is described ---------------------------------------------------------------------------------------------- */
@@ -287,7 +287,7 @@ static enum err open_network(struct opening *p, struct reason *why) {
         .head = p->head, .kv_k = GPU_KV_F16, .kv_v = GPU_KV_F16, .max_sequences = MAX_SEQUENCES,
         .max_pages = v->n_pages ? v->n_pages : 1, .batch_tokens = p->o->ubatch};
     /* its scratch is taken out before the slots take what is left */
-    const uint64_t scratch = v->ops->network_bytes(v->gpu, &o);
+    const uint64_t scratch = v->ops->network_bytes(v->gpu, &o) + VRAM_ROUNDING;
     gpu_ptr held;
     TRY(v->ops->alloc(v->gpu, GPU_USE_SCRATCH, scratch, &held, why));
     const enum err slots = take_slots(p, why);

@@ -11,6 +11,8 @@
 #include "gpu/gpu.h"
 #include "placement/plan.h"
 
+#define VRAM_ROUNDING ((uint64_t)8 << 20) /* a driver makes of a dozen allocations, 2 MiB at a time, more than they asked for */
+
 struct vram_options {
     const struct model *model;
     const struct plan *plan;
@@ -64,7 +66,9 @@ struct vram {
 };
 
 /* RAM that an open one takes beside the embedding: staging, shared blocks, lanes. */
-uint64_t vram_host_bytes(const struct model_shape *s, uint32_t ubatch, bool kv_on_host);
+uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host);
+/* VRAM that is taken beside everything else while a model is loaded. */
+uint64_t vram_staging_bytes(const struct model *m);
 
 /* ERR_LIMIT, ERR_NO_MEMORY: the card cannot hold the dense part; the reason names the MiB. ERR_IO: the file, or the card. */
 enum err vram_open(const struct vram_options *options, struct vram **out, struct reason *why) MUST_USE;
