@@ -37,7 +37,7 @@ endif()
 list(APPEND race_compile -fsanitize=thread,alignment,bounds -fno-sanitize-recover=alignment,bounds)
 
 file(GLOB emulator CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda_host/*.cpp)
-list(FILTER emulator EXCLUDE REGEX "/race(_none)?\\.cpp$")
+list(FILTER emulator EXCLUDE REGEX "/(race|race_none|test_[a-z]+)\\.cpp$")
 add_library(cuda_host STATIC ${emulator} ${CMAKE_SOURCE_DIR}/tests/cuda_host/race_none.cpp)
 if(NOT SANITIZE)
   add_library(cuda_host_race STATIC ${emulator} ${CMAKE_SOURCE_DIR}/tests/cuda_host/race.cpp)
