@@ -17,7 +17,7 @@ static struct ch_config settings_at_start(void) {
     c.seed = environment("CH_SEED", 1);
     c.guard = environment("CH_GUARD", 0) != 0;
     c.devices = 1, c.sms = 4, c.major = 8, c.minor = 0;
-    c.vram_bytes = size_t(256) << 20, c.context_bytes = size_t(16) << 20, c.shared_optin_bytes = 99 << 10;
+    c.vram_bytes = size_t(1) << 30, c.context_bytes = size_t(16) << 20, c.shared_optin_bytes = 99 << 10;
     return c;
 }
 
