@@ -3,7 +3,7 @@
 #include "tests/cuda_host/internal.h"
 
 static bool same_meeting(const ch_thread *other, const ch_together *what, unsigned mask, ch_site site) {
-    return other->meeting == what && other->mask == mask && other->site.line == site.line && !strcmp(other->site.file, site.file);
+    return other->meeting == what && other->mask == mask && other->site.line == site.line && (other->site.file == site.file || !strcmp(other->site.file, site.file));
 }
 
 void ch_meet(const ch_together *what, unsigned mask, void *args, ch_site site) {
