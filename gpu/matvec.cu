@@ -201,7 +201,8 @@ template <int T> static void launch_head(const head_args &a, int type, uint32_t 
 
 void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const gpu_matrix &m = n->options.head;
-    head_args a = {weights_of(m), share_rows(m.type, m.k)};
+    head_args a = {};
+    a.m = weights_of(m), a.how = share_rows(m.type, m.k);
     a.gain = reinterpret_cast<const float *>(n->options.output_norm), a.eps = n->shape.rms_eps, a.wants = gpu_wants(m.type);
     struct gpu_info info;
     n->gpu->ops->info(n->gpu, &info);

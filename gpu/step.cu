@@ -22,10 +22,23 @@ struct begin_args {
     uint64_t *best_key;
 };
 
+static __device__ __forceinline__ int32_t id_of(const begin_args &a, const gpu_command *c, uint32_t t) {
+    return c->tokens[t].id == -1 ? a.best[t] : c->tokens[t].id;
+}
+
+static __device__ __forceinline__ bool is_token(const begin_args &a, int32_t id) { return id >= 0 && static_cast<uint32_t>(id) < a.n_vocab; }
+
+/* Whether this launch can do what the command says: it is the one for this step, and its tokens exist. */
+static __device__ __forceinline__ bool command_fits(const begin_args &a, const gpu_command *c, uint32_t number, uint32_t most) {
+    if (c->number != number || c->n_tokens > most) return false;
+    for (uint32_t t = 0; t < c->n_tokens; t++)
+        if (!is_token(a, id_of(a, c, t))) return false;
+    return true;
+}
+
 /* The command's changes, one after the other: a later one may take back an earlier one. */
 static __device__ __forceinline__ void apply_patches(const begin_args &a, const gpu_command *c) {
-    const uint32_t n = c->n_patches < GPU_COMMAND_PATCHES ? c->n_patches : GPU_COMMAND_PATCHES;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < c->n_patches && i < GPU_COMMAND_PATCHES; i++) {
         const uint32_t layer = c->patches[i].layer, expert = c->patches[i].expert;
         if (layer < a.n_layers && expert < a.n_experts) a.slots[static_cast<size_t>(layer) * a.n_experts + expert] = c->patches[i].slot;
     }
@@ -39,16 +52,15 @@ static __global__ void __launch_bounds__(BEGIN_THREADS) begin_kernel(const begin
     for (uint32_t i = threadIdx.x; i < COMMAND_WORDS; i += blockDim.x) words[i] = ldcv_u(from + i);
     __syncthreads();
     const gpu_command *const command = reinterpret_cast<const gpu_command *>(words);
-    int32_t id = t < command->n_tokens ? command->tokens[t].id : -2;
-    if (id == -1) id = a.best[t];
-    const bool usable = id >= 0 && static_cast<uint32_t>(id) < a.n_vocab;
+    const int32_t id = id_of(a, command, t);
+    const bool usable = t < command->n_tokens && is_token(a, id);
     if (t == 0) {
         for (uint32_t i = threadIdx.x; i < COMMAND_WORDS; i += blockDim.x) reinterpret_cast<uint32_t *>(a.command)[i] = words[i];
         if (threadIdx.x < GPU_STEP_TOKENS) a.best_key[threadIdx.x] = 0;
         if (threadIdx.x == 0) {
             apply_patches(a, command);
             *a.n_misses = 0, *a.n_missing = 0;
-            *a.failed = command->number != number; /* not the command this launch is for */
+            *a.failed = !command_fits(a, command, number, gridDim.x);
         }
     }
     float *const x = a.x + static_cast<size_t>(t) * a.n_embd;

@@ -1,0 +1,1004 @@
+/* The kernels of a step, launch by launch, against the CPU's reference kernels: every weight type, every count of tokens, every count of
+ * experts that the host has to compute, and waits that end badly. */
+#include "tests/support/check.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "gpu/gpu.h"
+#include "tests/gpu/step_probe.h"
+
+static const uint64_t sync_limit_ns = 60000000000u;
+
+/* ---- random numbers and weights ---------------------------------------------------------------------------------------- */
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint32_t random_bits(void) {
+    random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+static float random_unit(void) { return (float)(random_bits() >> 8) / 0x1p23f - 1; } /* [-1, 1) */
+static float random_normal(void) { return random_unit() + random_unit() + random_unit(); }
+
+static void random_floats(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = random_normal();
+}
+
+static uint16_t bf16_of(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* A block of any type: every bit pattern of the quants and scales, and a scale that keeps values near 1. */
+static void random_block(enum tensor_type type, uint8_t *block) {
+    const uint32_t bytes = tensor_type_info(type)->block_bytes;
+    const float value = 0.5f * random_normal();
+    const uint16_t d = f32_to_f16((0.2f + fabsf(random_unit())) * (type == TYPE_Q4_K || type == TYPE_Q5_K ? 0x1p-10f : type == TYPE_Q6_K ? 0x1p-12f : type == TYPE_Q8_0 ? 0x1p-7f : 0x1p-3f));
+    const uint16_t dmin = f32_to_f16(fabsf(random_unit()) * 0x1p-7f), half = f32_to_f16(value), brain = bf16_of(value);
+    for (uint32_t i = 0; i < bytes; i++) block[i] = (uint8_t)random_bits();
+    switch (type) {
+    case TYPE_F32: memcpy(block, &value, 4); break;
+    case TYPE_F16: memcpy(block, &half, 2); break;
+    case TYPE_BF16: memcpy(block, &brain, 2); break;
+    case TYPE_Q6_K: memcpy(block + offsetof(struct block_q6_k, d), &d, 2); break;
+    case TYPE_Q4_K:
+    case TYPE_Q5_K: memcpy(block + 2, &dmin, 2); /* fall through */
+    default: memcpy(block, &d, 2);
+    }
+}
+
+/* A matrix on both sides. */
+struct matrix {
+    enum tensor_type type;
+    uint32_t rows, k;
+    uint64_t row_bytes, bytes;
+    uint8_t *file; /* rows in the file's layout */
+    gpu_ptr device;
+};
+
+static struct matrix random_matrix(enum tensor_type type, uint32_t rows, uint32_t k) {
+    struct matrix m = {type, rows, k, 0, 0, NULL, 0};
+    assert_true(tensor_row_bytes(type, k, &m.row_bytes));
+    m.bytes = m.row_bytes * rows;
+    m.file = malloc(m.bytes);
+    assert_non_null(m.file);
+    const uint32_t block = tensor_type_info(type)->block_bytes;
+    for (uint64_t at = 0; at < m.bytes; at += block) random_block(type, m.file + at);
+    return m;
+}
+
+static void copy_row(struct matrix *m, uint32_t to, uint32_t from) { memcpy(m->file + to * m->row_bytes, m->file + from * m->row_bytes, m->row_bytes); }
+
+/* ---- device ---------------------------------------------------------------------------------------------------------------- */
+
+static struct gpu *device;
+static struct cpu_ops cpu;
+
+static void check_device(enum err e, const struct reason *why) {
+    if (e) fail_test("%s", why->text);
+}
+
+static void finish(void) {
+    struct reason why;
+    check_device(device->ops->sync(device, GPU_COMPUTE, sync_limit_ns, &why), &why);
+}
+
+static void up(gpu_ptr to, const void *from, uint64_t bytes) {
+    device->ops->upload(device, GPU_COMPUTE, to, from, bytes);
+    finish();
+}
+
+/* Through a pinned buffer, as downloads want. */
+static void down(void *to, gpu_ptr from, uint64_t bytes) {
+    struct reason why;
+    void *pinned;
+    gpu_ptr mapped;
+    check_device(device->ops->alloc_pinned(device, bytes, &pinned, &mapped, &why), &why);
+    device->ops->download(device, GPU_COMPUTE, pinned, from, bytes);
+    finish();
+    memcpy(to, pinned, bytes);
+    device->ops->free_pinned(device, pinned, bytes);
+}
+
+static uint32_t down_u32(gpu_ptr from) {
+    uint32_t v;
+    down(&v, from, sizeof v);
+    return v;
+}
+
+static gpu_ptr room(uint64_t bytes) {
+    struct reason why;
+    gpu_ptr p;
+    check_device(device->ops->alloc(device, GPU_USE_DENSE, bytes, &p, &why), &why);
+    return p;
+}
+
+static uint64_t device_bytes(const struct matrix *m) { return device->ops->types[m->type].bytes(m->rows, m->k); }
+
+/* File layout -> device layout at `to`. */
+static void place(const struct matrix *m, gpu_ptr to) {
+    if (device->ops->types[m->type].same_layout) {
+        up(to, m->file, m->bytes);
+        return;
+    }
+    const gpu_ptr staged = room(m->bytes);
+    up(staged, m->file, m->bytes);
+    device->ops->repack(device, GPU_COMPUTE, m->type, to, staged, m->rows, m->k);
+    finish();
+    device->ops->free(device, GPU_USE_DENSE, staged, m->bytes);
+}
+
+static struct gpu_matrix place_dense(struct matrix *m) {
+    m->device = room(device_bytes(m));
+    place(m, m->device);
+    return (struct gpu_matrix){m->device, m->type, m->rows, m->k};
+}
+
+static void drop(struct matrix *m) {
+    if (m->device) device->ops->free(device, GPU_USE_DENSE, m->device, device_bytes(m));
+    free(m->file);
+}
+
+/* ---- a network of one layer ------------------------------------------------------------------------------------------------- */
+
+struct sizes {
+    uint32_t e, f, heads, kv_heads, dh, experts, used, vocab;
+};
+struct types {
+    enum tensor_type q, k, v, output, router, gate, up, down, head, embedding;
+};
+
+struct fixture {
+    struct sizes z;
+    struct types y;
+    struct gpu_network *net;
+    const struct gpu_shared *shared;
+    struct step_probe at;
+    struct matrix q, k, v, output, router, head, embedding;
+    struct matrix *expert; /* [experts][3] gate, up, down */
+    float *attn_norm, *ffn_norm, *output_norm;
+    gpu_ptr norms, slots, mapped;
+    void *embedding_pinned;
+    uint64_t slot_bytes, offset[3];
+    uint32_t number; /* of the last command */
+};
+
+static void free_fixture(struct fixture *f) {
+    const uint32_t e = f->z.e;
+    device->ops->network_close(&f->net);
+    struct matrix *all[] = {&f->q, &f->k, &f->v, &f->output, &f->router, &f->head, &f->embedding};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) drop(all[i]);
+    for (uint32_t i = 0; i < 3 * f->z.experts; i++) drop(&f->expert[i]);
+    free(f->expert);
+    free(f->attn_norm);
+    device->ops->free(device, GPU_USE_DENSE, f->norms, 4 * round_up(e, 64) * sizeof(float));
+    device->ops->free(device, GPU_USE_DENSE, f->slots, f->slot_bytes * f->z.experts);
+    device->ops->free_pinned(device, f->embedding_pinned, f->embedding.bytes);
+}
+
+/* All experts in slots, in order. */
+static void make_experts(struct fixture *f) {
+    const struct sizes *z = &f->z;
+    const enum tensor_type types[3] = {f->y.gate, f->y.up, f->y.down};
+    f->expert = calloc(3 * z->experts, sizeof *f->expert);
+    f->slot_bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        f->offset[i] = f->slot_bytes;
+        f->slot_bytes += i < 2 ? device->ops->types[types[i]].bytes(z->f, z->e) : device->ops->types[types[i]].bytes(z->e, z->f);
+    }
+    f->slots = room(f->slot_bytes * z->experts);
+    for (uint32_t x = 0; x < z->experts; x++)
+        for (int i = 0; i < 3; i++) {
+            struct matrix *m = &f->expert[3 * x + i];
+            *m = i < 2 ? random_matrix(types[i], z->f, z->e) : random_matrix(types[i], z->e, z->f);
+            place(m, f->slots + x * f->slot_bytes + f->offset[i]);
+        }
+}
+
+static void make_norms(struct fixture *f) {
+    const uint64_t e = f->z.e, stride = round_up(e, 64);
+    f->attn_norm = malloc(4 * stride * sizeof(float));
+    f->ffn_norm = f->attn_norm + stride, f->output_norm = f->ffn_norm + stride;
+    for (uint64_t i = 0; i < 4 * stride; i++) f->attn_norm[i] = 1 + 0.3f * random_unit();
+    f->norms = room(4 * stride * sizeof(float));
+    up(f->norms, f->attn_norm, 4 * stride * sizeof(float));
+}
+
+static void make_embedding(struct fixture *f) {
+    struct reason why;
+    f->embedding = random_matrix(f->y.embedding, f->z.vocab, f->z.e);
+    check_device(device->ops->alloc_pinned(device, f->embedding.bytes, &f->embedding_pinned, &f->mapped, &why), &why);
+    memcpy(f->embedding_pinned, f->embedding.file, f->embedding.bytes);
+}
+
+static void open_network(struct fixture *f) {
+    const struct sizes *z = &f->z;
+    const uint64_t stride = round_up(z->e, 64) * sizeof(float);
+    double rope[256];
+    for (uint32_t i = 0; i < z->dh / 2; i++) rope[i] = pow(10000, -2.0 * i / z->dh);
+    const struct gpu_layer layer = {.attn_norm = f->norms, .ffn_norm = f->norms + stride, .q_norm = f->norms + 3 * stride, .k_norm = f->norms + 3 * stride,
+                                    .q = place_dense(&f->q), .k = place_dense(&f->k), .v = place_dense(&f->v), .output = place_dense(&f->output),
+                                    .router = place_dense(&f->router), .gate_type = f->y.gate, .up_type = f->y.up, .down_type = f->y.down,
+                                    .gate_offset = f->offset[0], .up_offset = f->offset[1], .down_offset = f->offset[2]};
+    const struct gpu_network_options o = {
+        .shape = {1, z->e, z->heads, z->kv_heads, z->dh, z->f, z->experts, z->used, z->vocab, 1e-6f, 1}, .layers = &layer, .rope_frequency = rope,
+        .embedding = f->embedding_pinned, .embedding_mapped = f->mapped, .embedding_type = f->y.embedding, .embedding_row_bytes = f->embedding.row_bytes,
+        .output_norm = f->norms + 2 * stride, .head = place_dense(&f->head), .slots = f->slots, .max_sequences = 1, .max_pages = 1};
+    struct reason why;
+    check_device(device->ops->network_open(device, &o, &f->net, &why), &why);
+    f->shared = device->ops->shared(f->net);
+    f->at = step_probe_of(f->net);
+    finish();
+}
+
+static struct fixture make_fixture(struct sizes z, struct types y) {
+    struct fixture f = {.z = z, .y = y};
+    const uint32_t q = z.heads * z.dh, kv = z.kv_heads * z.dh;
+    f.q = random_matrix(y.q, q, z.e), f.k = random_matrix(y.k, kv, z.e), f.v = random_matrix(y.v, kv, z.e);
+    f.output = random_matrix(y.output, z.e, q), f.router = random_matrix(y.router, z.experts, z.e), f.head = random_matrix(y.head, z.vocab, z.e);
+    make_norms(&f);
+    make_experts(&f);
+    make_embedding(&f);
+    return f;
+}
+
+static struct types all_of(enum tensor_type t) { return (struct types){t, t, t, t, t, t, t, t, t, t}; }
+
+static void launch(struct fixture *f, enum probe_launch what, uint32_t tokens) { step_probe_launch(device, f->net, what, tokens, 0); }
+
+/* ---- what the host answers ---------------------------------------------------------------------------------------------------- */
+
+/* How a letter is answered, and what the last one said. */
+struct host {
+    struct fixture *f;
+    enum { ANSWERED, REFUSED, IGNORED } manner;
+    float *values; /* [n][width] the answer */
+    size_t width;  /* of the letter's input, floats a token */
+    size_t answer_width;
+    uint32_t letters;
+    struct gpu_mail mail;
+    float *input;
+    pthread_t thread;
+    atomic_bool stop;
+};
+
+static uint32_t flag(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+
+static void *answer_letters(void *ctx) {
+    struct host *h = ctx;
+    const struct gpu_shared *s = h->f->shared;
+    uint32_t seen = flag(&s->answer->number);
+    while (!atomic_load(&h->stop)) {
+        const uint32_t number = flag(&s->mail->number);
+        if (number == seen) {
+            sched_yield();
+            continue;
+        }
+        seen = number;
+        h->letters++;
+        memcpy(&h->mail, (const void *)s->mail, sizeof h->mail);
+        memcpy(h->input, s->mail_input, h->mail.n_tokens * h->width * sizeof(float));
+        if (h->manner == IGNORED) continue;
+        memcpy(s->answer_values, h->values, h->mail.n_tokens * h->answer_width * sizeof(float));
+        s->answer->failed = h->manner == REFUSED;
+        __atomic_store_n(&s->answer->number, number, __ATOMIC_RELEASE);
+    }
+    return NULL;
+}
+
+static struct host *start_host(struct fixture *f, int manner, size_t width, size_t answer_width) {
+    struct host *h = calloc(1, sizeof *h);
+    h->f = f, h->manner = manner, h->width = width, h->answer_width = answer_width;
+    h->values = malloc(GPU_STEP_TOKENS * answer_width * sizeof(float));
+    h->input = malloc(GPU_STEP_TOKENS * width * sizeof(float));
+    random_floats(h->values, GPU_STEP_TOKENS * answer_width);
+    assert_int_equal(pthread_create(&h->thread, NULL, answer_letters, h), 0);
+    return h;
+}
+
+/* No letter may be open. An ignored one is answered now: flags only ever rise. */
+static void stop_host(struct host *h) {
+    atomic_store(&h->stop, true);
+    pthread_join(h->thread, NULL);
+    h->f->shared->answer->failed = 0;
+    h->f->shared->answer->number = h->f->shared->mail->number;
+    free(h->values);
+    free(h->input);
+    free(h);
+}
+
+/* ---- references ------------------------------------------------------------------------------------------------------------------ */
+
+/* n vectors of k with their int8 form when k allows. */
+static struct acts make_acts(const float *x, size_t n, size_t k) {
+    struct acts a = {.n = n, .k = k};
+    float *copy = malloc(n * k * sizeof(float));
+    memcpy(copy, x, n * k * sizeof(float));
+    a.f32 = copy;
+    if (k % 32) return a;
+    acts_layout(&a, aligned_alloc(64, round_up(acts_bytes(n, k), 64)));
+    cpu.quantize(&a, 0, n);
+    return a;
+}
+static void free_acts(struct acts *a) {
+    free((void *)a->f32);
+    if (a->q) {
+        void *first = a->q;
+        if ((void *)a->d < first) first = a->d;
+        if ((void *)a->s32 < first) first = a->s32;
+        if ((void *)a->sum16 < first) first = a->sum16;
+        free(first);
+    }
+}
+
+/* y[i][r]: all rows of m times all vectors of x. */
+static void product(const struct matrix *m, const struct acts *x, float *y) {
+    const struct cpu_type *t = &cpu.types[m->type];
+    void *scratch = aligned_alloc(64, round_up(matmul_scratch_bytes(m->k), 64));
+    t->matmul(&(struct matmul){m->file, m->row_bytes, m->k, 0, m->rows, x, NULL, x->n, y, m->rows, scratch});
+    free(scratch);
+}
+
+/* What sums of float products of row r with vector x may be off by, and, with `ties`, what the rounding of x to int8 may differ by where
+ * x stands within a hair of the middle between two integers. */
+static double allowance(const struct matrix *m, uint32_t r, const float *x, bool ties) {
+    float *w = malloc(m->k * sizeof(float));
+    double sum = 0, tie = 0;
+    cpu.types[m->type].dequant(m->file + r * m->row_bytes, w, m->k);
+    const bool int8 = cpu.types[m->type].int8_acts;
+    for (uint32_t g = 0; g < m->k; g += 32) {
+        const uint32_t end = g + 32 < m->k ? g + 32 : m->k;
+        float max = 0;
+        for (uint32_t c = g; c < end; c++) max = fmaxf(max, fabsf(x[c]));
+        for (uint32_t c = g; c < end; c++) {
+            sum += fabs((double)w[c]) * max;
+            const double at = x[c] * 127.0 / max, middle = fabs(at - floor(at) - 0.5);
+            if (ties && int8 && middle < 2e-4) tie += 1.01 * fabs((double)w[c]) * max / 127;
+        }
+    }
+    free(w);
+    return 2e-6 * sum + tie;
+}
+
+static void check_close(float got, double wanted, double allowed, const char *what, size_t at) {
+    if (!(fabs(got - wanted) <= allowed)) fail_test("%s [%zu]: %.9g, wanted %.9g within %.3g", what, at, got, wanted, allowed);
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------------------------ */
+
+static const uint32_t token_counts[] = {1, 2, 4, 8};
+
+/* Give the next command: n tokens of the given ids; then the kernel that reads it. */
+static void begin(struct fixture *f, uint32_t tokens, uint32_t n, const int32_t *ids) {
+    struct gpu_command *c = f->shared->commands[++f->number % 2];
+    memset(c, 0, sizeof *c);
+    c->number = f->number, c->n_tokens = n;
+    for (uint32_t t = 0; t < n; t++) c->tokens[t].id = ids ? ids[t] : 0;
+    launch(f, PROBE_BEGIN, tokens);
+}
+
+static const struct gpu_result *end(struct fixture *f, uint32_t tokens) {
+    launch(f, PROBE_END, tokens);
+    finish();
+    assert_int_equal(f->shared->result->number, f->number);
+    return f->shared->result;
+}
+
+static float *random_x(struct fixture *f, uint32_t tokens) {
+    float *x = malloc(GPU_STEP_TOKENS * f->z.e * sizeof(float));
+    random_floats(x, GPU_STEP_TOKENS * f->z.e);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t i = 0; i < f->z.e; i++) x[t * f->z.e + i] *= (float)(t + 1);
+    up(f->at.x, x, tokens * f->z.e * sizeof(float));
+    return x;
+}
+
+static void check_qkv(struct fixture *f, uint32_t tokens) {
+    const struct matrix *m[3] = {&f->q, &f->k, &f->v};
+    const uint32_t e = f->z.e, width = f->q.rows + f->k.rows + f->v.rows;
+    float *x = random_x(f, tokens), *normed = malloc(tokens * e * sizeof(float)), *got = malloc(tokens * width * sizeof(float));
+    launch(f, PROBE_QKV, tokens);
+    down(got, f->at.qkv, tokens * width * sizeof(float));
+    for (uint32_t t = 0; t < tokens; t++) cpu.rmsnorm(x + t * e, f->attn_norm, e, 1e-6f, normed + t * e);
+    struct acts a = make_acts(normed, tokens, e);
+    for (uint32_t i = 0, column = 0; i < 3; column += m[i++]->rows) {
+        float *y = malloc(tokens * m[i]->rows * sizeof(float));
+        product(m[i], &a, y);
+        for (uint32_t t = 0; t < tokens; t++)
+            for (uint32_t r = 0; r < m[i]->rows; r++)
+                check_close(got[t * width + column + r], y[t * m[i]->rows + r], allowance(m[i], r, normed + t * e, true), "q, k or v", column + r);
+        free(y);
+    }
+    free_acts(&a);
+    free(x), free(normed), free(got);
+}
+
+static void upload_acts(const struct acts *a, const struct probe_acts *to) {
+    up(to->q, a->q, a->n * a->k);
+    up(to->d, a->d, a->n * a->k / 32 * sizeof(float));
+    up(to->s32, a->s32, a->n * a->k / 32 * sizeof(float));
+    up(to->sum16, a->sum16, a->n * a->k / 16 * sizeof(int32_t));
+}
+
+static void check_output(struct fixture *f, uint32_t tokens) {
+    const uint32_t e = f->z.e, k = f->output.k;
+    float *x = random_x(f, tokens), *attended = malloc(tokens * k * sizeof(float)), *got = malloc(tokens * e * sizeof(float)), *y = malloc(tokens * e * sizeof(float));
+    random_floats(attended, tokens * k);
+    struct acts a = make_acts(attended, tokens, k);
+    if (cpu.types[f->output.type].int8_acts) upload_acts(&a, &f->at.attended);
+    else up(f->at.attended32, attended, tokens * k * sizeof(float));
+    launch(f, PROBE_OUTPUT, tokens);
+    down(got, f->at.x, tokens * e * sizeof(float));
+    product(&f->output, &a, y);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t r = 0; r < e; r++)
+            check_close(got[t * e + r], (double)x[t * e + r] + y[t * e + r], allowance(&f->output, r, attended + t * k, false) + 1e-6 * fabsf(x[t * e + r]), "x after output", t * e + r);
+    free_acts(&a);
+    free(x), free(attended), free(got), free(y);
+}
+
+/* What a choice of experts must be, from the router's own logits: a plain selection, kept apart from the engine's. */
+static void choose(const float *logits, uint32_t n, uint32_t used, int32_t *expert, double *weight) {
+    bool taken[GPU_MAX_EXPERTS] = {false};
+    double sum = 0;
+    for (uint32_t r = 0; r < used; r++) {
+        int best = -1;
+        for (uint32_t e = 0; e < n; e++) {
+            const double v = isnan(logits[e]) ? -INFINITY : logits[e];
+            if (!taken[e] && (best < 0 || v >= (isnan(logits[best]) ? -INFINITY : logits[best]))) best = (int)e;
+        }
+        taken[best] = true;
+        expert[r] = best;
+        const double v = isnan(logits[best]) ? -INFINITY : logits[best], top = isnan(logits[expert[0]]) ? -INFINITY : logits[expert[0]];
+        weight[r] = exp(v - top);
+        sum += weight[r];
+    }
+    for (uint32_t r = 0; r < used; r++) weight[r] /= sum;
+}
+
+struct routed {
+    struct probe_route route[GPU_STEP_TOKENS][GPU_MAX_USED];
+    float *normed; /* [T][E] */
+    uint32_t n_hits, missing;
+    struct probe_hit hit[GPU_STEP_TOKENS * GPU_MAX_USED];
+};
+
+/* Norm, logits, choice, hits and counters of n real tokens after the route kernel. */
+static void check_choice(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const uint32_t *slots, const uint32_t *uses, struct routed *out) {
+    const uint32_t e = f->z.e, experts = f->z.experts, used = f->z.used;
+    float *normed = malloc(tokens * e * sizeof(float)), *logits = malloc(tokens * experts * sizeof(float)), *y = malloc(tokens * experts * sizeof(float));
+    uint32_t *now = malloc(experts * sizeof *now), *wanted_uses = malloc(experts * sizeof *now);
+    struct probe_route *route = malloc(tokens * used * sizeof *route);
+    out->normed = malloc(tokens * e * sizeof(float));
+    down(out->normed, f->at.normed, tokens * e * sizeof(float));
+    down(logits, f->at.router, tokens * experts * sizeof(float));
+    down(route, f->at.route, tokens * used * sizeof *route);
+    down(now, f->at.uses, experts * sizeof *now);
+    memcpy(wanted_uses, uses, experts * sizeof *now);
+    for (uint32_t t = 0; t < tokens; t++) cpu.rmsnorm(x + t * e, f->ffn_norm, e, 1e-6f, normed + t * e);
+    for (uint32_t i = 0; i < tokens * e; i++) check_close(out->normed[i], normed[i], 1e-6 * fabsf(normed[i]) + 1e-30, "normed", i);
+    struct acts a = make_acts(normed, tokens, e);
+    product(&f->router, &a, y);
+    out->missing = 0;
+    for (uint32_t t = 0; t < tokens; t++) {
+        int32_t expert[GPU_MAX_USED];
+        double weight[GPU_MAX_USED];
+        for (uint32_t r = 0; r < experts; r++)
+            if (!isnan(y[t * experts + r])) check_close(logits[t * experts + r], y[t * experts + r], allowance(&f->router, r, normed + t * e, true), "router", r);
+        if (t < n) choose(logits + t * experts, experts, used, expert, weight);
+        for (uint32_t r = 0; r < used; r++) {
+            const struct probe_route *got = &route[t * used + r];
+            out->route[t][r] = *got;
+            assert_int_equal(got->expert, t < n ? expert[r] : -1);
+            assert_int_equal(got->slot, t < n ? slots[expert[r]] : 0);
+            check_close(got->weight, t < n ? weight[r] : 0, 1e-6, "weight", r);
+            if (t < n) wanted_uses[expert[r]]++, out->missing += slots[expert[r]] == 0;
+        }
+    }
+    assert_memory_equal(now, wanted_uses, experts * sizeof *now);
+    free_acts(&a);
+    free(normed), free(logits), free(y), free(now), free(wanted_uses), free(route);
+}
+
+static void check_hits(struct fixture *f, uint32_t tokens, struct routed *r) {
+    const uint32_t used = f->z.used;
+    r->n_hits = down_u32(f->at.n_hits);
+    assert_in_range(r->n_hits, 0, tokens * used);
+    if (r->n_hits) down(r->hit, f->at.hits, r->n_hits * sizeof *r->hit);
+    uint32_t pairs = 0, wanted = 0;
+    for (uint32_t i = 0; i < r->n_hits; i++) {
+        assert_int_not_equal(r->hit[i].slot, 0);
+        for (uint32_t j = 0; j < i; j++) assert_int_not_equal(r->hit[i].slot, r->hit[j].slot);
+        for (uint32_t t = 0; t < GPU_STEP_TOKENS; t++) {
+            const bool set = r->hit[i].tokens >> t & 1;
+            pairs += set;
+            if (!set) assert_true(r->hit[i].weight[t] == 0);
+            else assert_true(r->hit[i].rank[t] < used && r->route[t][r->hit[i].rank[t]].slot == r->hit[i].slot && r->route[t][r->hit[i].rank[t]].weight == r->hit[i].weight[t]);
+        }
+    }
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t k = 0; k < used; k++) wanted += r->route[t][k].slot != 0;
+    assert_int_equal(pairs, wanted);
+}
+
+/* The int8 form made on the device equals the CPU's of the same floats, to the bit. */
+static void check_acts(const float *x, const struct probe_acts *from, size_t n, size_t k) {
+    struct acts a = make_acts(x, n, k);
+    int8_t *q = malloc(n * k);
+    float *d = malloc(n * k / 32 * 4), *s32 = malloc(n * k / 32 * 4);
+    int32_t *sum16 = malloc(n * k / 16 * 4);
+    down(q, from->q, n * k), down(d, from->d, n * k / 32 * 4), down(s32, from->s32, n * k / 32 * 4), down(sum16, from->sum16, n * k / 16 * 4);
+    assert_memory_equal(q, a.q, n * k);
+    assert_memory_equal(d, a.d, n * k / 32 * 4);
+    assert_memory_equal(sum16, a.sum16, n * k / 16 * 4);
+    for (size_t i = 0; i < n * k / 32; i++) check_close(s32[i], a.s32[i], 0, "s32", i);
+    free_acts(&a);
+    free(q), free(d), free(s32), free(sum16);
+}
+
+static void check_letter(const struct host *h, uint32_t n, const struct routed *r) {
+    const struct fixture *f = h->f;
+    assert_int_equal(h->mail.kind, GPU_MAIL_EXPERTS);
+    assert_int_equal(h->mail.layer, 0);
+    assert_int_equal(h->mail.n_tokens, n);
+    assert_memory_equal(h->input, r->normed, n * f->z.e * sizeof(float));
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t at = 0;
+        for (uint32_t k = 0; k < f->z.used; k++) {
+            if (r->route[t][k].slot) continue;
+            assert_int_equal(h->mail.expert[t][at], r->route[t][k].expert);
+            assert_true(h->mail.weight[t][at] == r->route[t][k].weight);
+            at++;
+        }
+        assert_int_equal(h->mail.n_missing[t], at);
+    }
+}
+
+/* A token's result of gate and up for one expert: the floats they round, and the int8 that down reads. Leaves what the device has in
+ * `mid` [F] as floats. */
+static void check_mid(struct fixture *f, const struct acts *in, uint32_t t, uint32_t rank, const struct matrix *expert, float *mid, const float *normed) {
+    const uint32_t width = f->z.f, row = t * f->z.used + rank, e = f->z.e;
+    const struct acts one = {1, e, in->f32 + t * e, in->q ? in->q + t * e : NULL, in->q ? in->d + t * e / 32 : NULL, in->q ? in->s32 + t * e / 32 : NULL,
+                             in->q ? in->sum16 + t * e / 16 : NULL};
+    float *gate = malloc(width * 4), *upward = malloc(width * 4), *wanted = malloc(width * 4);
+    product(&expert[0], &one, gate);
+    product(&expert[1], &one, upward);
+    cpu.swiglu(gate, upward, width, wanted);
+    const bool int8 = cpu.types[f->y.down].int8_acts;
+    int8_t *q = malloc(width);
+    float *d = malloc(width / 32 * 4 + 4), *s32 = malloc(width / 32 * 4 + 4);
+    int32_t *sum16 = malloc(width / 16 * 4 + 4);
+    if (int8) {
+        down(q, f->at.mid.q + (uint64_t)row * width, width), down(d, f->at.mid.d + (uint64_t)row * width / 32 * 4, width / 32 * 4);
+        down(s32, f->at.mid.s32 + (uint64_t)row * width / 32 * 4, width / 32 * 4), down(sum16, f->at.mid.sum16 + (uint64_t)row * width / 16 * 4, width / 16 * 4);
+    } else {
+        down(mid, f->at.mid32 + (uint64_t)row * width * 4, width * 4);
+    }
+    for (uint32_t i = 0; i < width; i++) {
+        const double spread = allowance(&expert[0], i, normed + t * e, false) * (fabsf(upward[i]) + 1) + allowance(&expert[1], i, normed + t * e, false) * (fabsf(gate[i]) + 1);
+        if (int8) mid[i] = d[i / 32] * (float)q[i];
+        check_close(mid[i], wanted[i], 2 * spread + 1e-6 * fabsf(wanted[i]) + (int8 ? 0.501 * d[i / 32] : 0), "mid", i);
+    }
+    for (uint32_t g = 0; int8 && g < width / 32; g++) {
+        int32_t sums[2] = {0, 0};
+        int most = 0;
+        for (uint32_t i = 0; i < 32; i++) {
+            sums[i / 16] += q[32 * g + i];
+            if (abs(q[32 * g + i]) > most) most = abs(q[32 * g + i]);
+        }
+        assert_int_equal(sum16[2 * g], sums[0]);
+        assert_int_equal(sum16[2 * g + 1], sums[1]);
+        assert_true(most == 127 || d[g] == 0);
+        check_close(s32[g], d[g] * (float)(sums[0] + sums[1]), 0, "s32 of mid", g);
+    }
+    free(gate), free(upward), free(wanted), free(q), free(d), free(s32), free(sum16);
+}
+
+/* x after down: the hits from the device's own mid, and `answer` where the host's share was added. */
+static void check_experts(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const struct routed *r, const float *answer) {
+    const uint32_t e = f->z.e, used = f->z.used, width = f->z.f;
+    double *wanted = malloc(tokens * e * sizeof *wanted), *allowed = malloc(tokens * e * sizeof *allowed);
+    float *got = malloc(tokens * e * sizeof(float)), *mid = malloc(width * 4), *y = malloc(e * 4);
+    struct acts in = make_acts(r->normed, tokens, e);
+    for (uint32_t i = 0; i < tokens * e; i++) wanted[i] = x[i], allowed[i] = 1e-6 * fabsf(x[i]);
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t k = 0; k < used; k++) {
+            if (!r->route[t][k].slot) continue;
+            const struct matrix *expert = &f->expert[3 * r->route[t][k].expert];
+            check_mid(f, &in, t, k, expert, mid, r->normed);
+            struct acts a = make_acts(mid, 1, width);
+            product(&expert[2], &a, y);
+            for (uint32_t i = 0; i < e; i++)
+                wanted[t * e + i] += (double)r->route[t][k].weight * y[i], allowed[t * e + i] += r->route[t][k].weight * (allowance(&expert[2], i, mid, false) + 1e-6 * fabsf(y[i]));
+            free_acts(&a);
+        }
+    down(got, f->at.x, tokens * e * sizeof(float));
+    for (uint32_t i = 0; i < tokens * e; i++) {
+        const double rest = answer && i < n * e ? answer[i] : 0;
+        check_close(got[i], wanted[i] + rest, allowed[i] + 1e-6 * fabs(rest), "x after down", i);
+    }
+    free_acts(&in);
+    free(wanted), free(allowed), free(got), free(mid), free(y);
+}
+
+/* The slots of all experts but those of `missing`, a set of expert numbers. */
+static void set_slots(struct fixture *f, uint32_t *slots, const bool *missing) {
+    for (uint32_t x = 0; x < f->z.experts; x++) slots[x] = missing[x] ? 0 : 1 + (uint32_t)(x * f->slot_bytes / 256);
+    device->ops->set_slots(f->net, 0, slots);
+    finish();
+}
+
+static void check_tickets(struct fixture *f) {
+    uint32_t tickets[PROBE_TICKETS];
+    down(tickets, f->at.tickets, sizeof tickets);
+    for (int i = 0; i < PROBE_TICKETS; i++) assert_int_equal(tickets[i], 0);
+}
+
+/* A layer's second half with the experts of `missing` at the host's; n of the tokens are real. */
+static void check_layer(struct fixture *f, uint32_t tokens, uint32_t n, const bool *missing, struct routed *r) {
+    uint32_t slots[GPU_MAX_EXPERTS], uses[GPU_MAX_EXPERTS];
+    set_slots(f, slots, missing);
+    begin(f, tokens, n, NULL);
+    finish();
+    float *x = random_x(f, tokens);
+    down(uses, f->at.uses, f->z.experts * sizeof *uses);
+    struct host *h = start_host(f, ANSWERED, f->z.e, f->z.e);
+    launch(f, PROBE_ROUTE, tokens);
+    launch(f, PROBE_GATE_UP, tokens);
+    finish();
+    check_choice(f, tokens, n, x, slots, uses, r);
+    check_hits(f, tokens, r);
+    if (cpu.types[f->y.gate].int8_acts || cpu.types[f->y.up].int8_acts) check_acts(r->normed, &f->at.normed8, tokens, f->z.e);
+    launch(f, PROBE_DOWN, tokens);
+    const struct gpu_result *result = end(f, tokens);
+    check_tickets(f);
+    assert_int_equal(result->failed, 0);
+    assert_int_equal(result->n_misses, r->missing);
+    assert_int_equal(h->letters, r->missing != 0);
+    if (r->missing) check_letter(h, n, r);
+    check_experts(f, tokens, n, x, r, r->missing ? h->values : NULL);
+    stop_host(h);
+    free(x);
+}
+
+static void check_head(struct fixture *f, uint32_t tokens) {
+    const uint32_t e = f->z.e, v = f->z.vocab;
+    float *normed = malloc(tokens * e * 4), *rest = malloc(tokens * e * 4), *got = malloc(tokens * v * 4), *y = malloc(tokens * v * 4), *y2 = calloc(tokens * v, 4);
+    begin(f, tokens, tokens, NULL);
+    finish();
+    float *x = random_x(f, tokens);
+    launch(f, PROBE_HEAD, tokens);
+    const struct gpu_result *result = end(f, tokens);
+    down(got, f->at.logits, tokens * v * sizeof(float));
+    for (uint32_t t = 0; t < tokens; t++) cpu.rmsnorm(x + t * e, f->output_norm, e, 1e-6f, normed + t * e);
+    struct acts a = make_acts(normed, tokens, e);
+    product(&f->head, &a, y);
+    if (cpu.types[f->head.type].int8_acts) {
+        for (uint32_t i = 0; i < tokens * e; i++) rest[i] = normed[i] - a.d[i / 32] * (float)a.q[i];
+        struct acts b = make_acts(rest, tokens, e);
+        product(&f->head, &b, y2);
+        free_acts(&b);
+    }
+    for (uint32_t t = 0; t < tokens; t++) {
+        uint32_t best = 0;
+        for (uint32_t r = 0; r < v; r++) {
+            check_close(got[t * v + r], (double)y[t * v + r] + y2[t * v + r], 3 * allowance(&f->head, r, normed + t * e, false), "logit", t * v + r);
+            if (got[t * v + r] > got[t * v + best]) best = r;
+        }
+        assert_int_equal(result->best[t], best);
+    }
+    free_acts(&a);
+    free(x), free(normed), free(rest), free(got), free(y), free(y2);
+}
+
+static void check_embedding(struct fixture *f, uint32_t tokens) {
+    const uint32_t e = f->z.e, n = tokens > 1 ? tokens - 1 : 1;
+    int32_t ids[GPU_STEP_TOKENS];
+    float *got = malloc(tokens * e * 4), *wanted = calloc(e, 4);
+    for (uint32_t t = 0; t < n; t++) ids[t] = (int32_t)(random_bits() % f->z.vocab);
+    begin(f, tokens, n, ids);
+    assert_int_equal(end(f, tokens)->failed, 0);
+    down(got, f->at.x, tokens * e * sizeof(float));
+    for (uint32_t t = 0; t < tokens; t++) {
+        if (t < n) cpu.types[f->embedding.type].dequant(f->embedding.file + (uint64_t)ids[t] * f->embedding.row_bytes, wanted, e);
+        else memset(wanted, 0, e * sizeof(float));
+        for (uint32_t i = 0; i < e; i++) check_close(got[t * e + i], wanted[i], 1e-6 * fabsf(wanted[i]) + 1e-7, "embedding", t * e + i);
+    }
+    free(got), free(wanted);
+}
+
+static void check_all(struct fixture *f, uint32_t tokens) {
+    bool missing[GPU_MAX_EXPERTS] = {false};
+    struct routed *r = malloc(sizeof *r);
+    check_embedding(f, tokens);
+    check_qkv(f, tokens);
+    check_output(f, tokens);
+    check_layer(f, tokens, tokens, missing, r);
+    free(r->normed);
+    for (uint32_t x = 0; x < f->z.experts; x++) missing[x] = random_bits() % 3 == 0;
+    check_layer(f, tokens, tokens > 1 ? tokens - 1 : 1, missing, r);
+    free(r->normed);
+    check_head(f, tokens);
+    free(r);
+}
+
+static const struct sizes tiny = {.e = 256, .f = 256, .heads = 4, .kv_heads = 2, .dh = 64, .experts = 8, .used = 2, .vocab = 150};
+static const struct sizes odd = {.e = 160, .f = 96, .heads = 3, .kv_heads = 1, .dh = 32, .experts = 5, .used = 3, .vocab = 67};
+static const struct sizes crooked = {.e = 54, .f = 45, .heads = 3, .kv_heads = 1, .dh = 10, .experts = 3, .used = 3, .vocab = 33};
+
+static void try_types(const enum tensor_type *types, size_t n, struct sizes z) {
+    for (size_t i = 0; i < n; i++) {
+        struct fixture f = make_fixture(z, all_of(types[i]));
+        open_network(&f);
+        for (int t = 0; t < 4; t++) check_all(&f, token_counts[t]);
+        free_fixture(&f);
+    }
+}
+
+static void test_types(void **state) {
+    (void)state;
+    const enum tensor_type all[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q4_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K};
+    try_types(all, sizeof all / sizeof *all, tiny);
+}
+
+/* Rows of an odd number of 32-weight blocks, and rows of floats that end within 16 bytes. */
+static void test_odd_rows(void **state) {
+    (void)state;
+    const enum tensor_type blocks[] = {TYPE_Q4_0, TYPE_Q8_0}, floats[] = {TYPE_F32, TYPE_F16, TYPE_BF16};
+    try_types(blocks, 2, odd);
+    try_types(floats, 3, crooked);
+}
+
+/* Types that differ within a kernel, as files have them. */
+static void test_mixed_types(void **state) {
+    (void)state;
+    const struct types mixes[] = {
+        {TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_F32, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K},
+        {TYPE_Q8_0, TYPE_F16, TYPE_Q5_K, TYPE_BF16, TYPE_Q8_0, TYPE_Q4_K, TYPE_F16, TYPE_F16, TYPE_F16, TYPE_Q6_K},
+        {TYPE_F32, TYPE_BF16, TYPE_F16, TYPE_Q4_0, TYPE_F16, TYPE_F16, TYPE_F16, TYPE_Q4_0, TYPE_Q4_0, TYPE_F32}};
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
+        struct fixture f = make_fixture(tiny, mixes[i]);
+        open_network(&f);
+        check_all(&f, 1);
+        check_all(&f, 4);
+        free_fixture(&f);
+    }
+}
+
+/* The widths of Qwen3-30B-A3B, fewer rows and experts. */
+static void test_real_widths(void **state) {
+    (void)state;
+    const struct sizes real = {.e = 2048, .f = 768, .heads = 32, .kv_heads = 1, .dh = 128, .experts = 10, .used = 8, .vocab = 300};
+    struct types y = {TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_F32, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K};
+    struct fixture f = make_fixture(real, y);
+    open_network(&f);
+    check_all(&f, 1);
+    check_all(&f, 2);
+    free_fixture(&f);
+}
+
+/* Every count of missing experts, of one token and of several. */
+static void test_every_miss_count(void **state) {
+    (void)state;
+    const struct sizes z = {.e = 128, .f = 64, .heads = 2, .kv_heads = 1, .dh = 64, .experts = 40, .used = 8, .vocab = 32};
+    struct types y = all_of(TYPE_Q8_0);
+    y.router = TYPE_F32;
+    struct fixture f = make_fixture(z, y);
+    open_network(&f);
+    struct routed *r = malloc(sizeof *r);
+    for (uint32_t tokens = 1; tokens <= 8; tokens *= 8)
+        for (uint32_t misses = 0; misses <= z.used; misses++) {
+            const uint64_t state_before = random_state;
+            bool missing[GPU_MAX_EXPERTS] = {false};
+            check_layer(&f, tokens, tokens, missing, r);
+            for (uint32_t k = 0; k < misses; k++) missing[r->route[0][k].expert] = true;
+            free(r->normed);
+            random_state = state_before; /* the same x, so the same choice */
+            check_layer(&f, tokens, tokens, missing, r);
+            if (tokens == 1) assert_int_equal(r->missing, misses);
+            free(r->normed);
+        }
+    free(r);
+    free_fixture(&f);
+}
+
+/* Equal logits: the higher expert first. NaN: last. */
+static void test_ties(void **state) {
+    (void)state;
+    struct sizes z = tiny;
+    z.experts = 200, z.used = 6, z.f = 32, z.e = 32;
+    struct types y = all_of(TYPE_F32);
+    struct fixture f = make_fixture(z, y);
+    for (uint32_t x = 0; x < z.experts; x++) {
+        if (x % 3) copy_row(&f.router, x, x - x % 3);
+        float *row = (float *)(void *)(f.router.file + x * f.router.row_bytes);
+        if (x % 50 == 7) row[5] = NAN;
+        if (x % 50 == 8) memset(row, 0, f.router.row_bytes);
+    }
+    copy_row(&f.head, 20, 10), copy_row(&f.head, 90, 10), copy_row(&f.head, 140, 11);
+    open_network(&f);
+    struct routed *r = malloc(sizeof *r);
+    bool missing[GPU_MAX_EXPERTS] = {false};
+    for (int t = 0; t < 4; t++) {
+        check_layer(&f, token_counts[t], token_counts[t], missing, r);
+        check_head(&f, token_counts[t]);
+        free(r->normed);
+    }
+    for (uint32_t i = 0; i < z.experts; i++) ((float *)(void *)(f.router.file + i * f.router.row_bytes))[0] = i == 150 ? 1 : NAN;
+    place(&f.router, f.router.device);
+    check_layer(&f, 1, 1, missing, r);
+    assert_int_equal(r->route[0][0].expert, 150);
+    assert_int_equal(r->route[0][1].expert, 199);
+    free(r->normed);
+    free(r);
+    free_fixture(&f);
+}
+
+/* Groups that round specially: all zero, tiny, infinite, NaN. */
+static void test_special_values(void **state) {
+    (void)state;
+    struct types y = all_of(TYPE_Q8_0);
+    struct fixture f = make_fixture(tiny, y);
+    open_network(&f);
+    const uint32_t e = tiny.e;
+    float *x = calloc(e, sizeof *x), *normed = malloc(e * sizeof *normed);
+    for (uint32_t i = 32; i < 64; i++) x[i] = 0x1p-120f * (float)i;
+    for (uint32_t i = 64; i < e; i++) x[i] = random_normal();
+    for (int round = 0; round < 3; round++) {
+        if (round == 1) x[100] = INFINITY;
+        if (round == 2) x[100] = NAN;
+        begin(&f, 1, 1, NULL);
+        finish();
+        up(f.at.x, x, e * sizeof *x);
+        launch(&f, PROBE_ROUTE, 1);
+        down(normed, f.at.normed, e * sizeof *normed);
+        if (round == 0) check_acts(normed, &f.at.normed8, 1, e);
+        float d[8];
+        down(d, f.at.normed8.d, sizeof d);
+        assert_true(round == 0 ? d[0] == 0 && d[1] == 0 && d[2] > 0 : isnan(d[3]));
+    }
+    free(x), free(normed);
+    free_fixture(&f);
+}
+
+/* The attention of a layer whose KV cache is in RAM. */
+static void test_attention_mail(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        struct fixture f = make_fixture(kind ? crooked : tiny, all_of(kind ? TYPE_F16 : TYPE_Q4_K));
+        open_network(&f);
+        const uint32_t width = f.output.k, qkv = f.q.rows + f.k.rows + f.v.rows;
+        float *in = malloc(GPU_STEP_TOKENS * qkv * 4), *got = malloc(GPU_STEP_TOKENS * width * 4);
+        random_floats(in, GPU_STEP_TOKENS * qkv);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t tokens = token_counts[i], n = tokens > 2 ? tokens - 1 : tokens;
+            begin(&f, tokens, n, NULL);
+            finish();
+            up(f.at.qkv, in, tokens * qkv * 4);
+            struct host *h = start_host(&f, ANSWERED, qkv, width);
+            launch(&f, PROBE_ATTENTION_MAIL, tokens);
+            const struct gpu_result *result = end(&f, tokens);
+            assert_int_equal(result->failed, 0);
+            assert_int_equal(h->letters, 1);
+            assert_int_equal(h->mail.kind, GPU_MAIL_ATTENTION);
+            assert_int_equal(h->mail.n_tokens, n);
+            assert_memory_equal(h->input, in, n * qkv * 4);
+            down(got, f.at.attended32, tokens * width * 4);
+            assert_memory_equal(got, h->values, n * width * 4);
+            for (uint32_t j = n * width; j < tokens * width; j++) assert_true(got[j] == 0);
+            if (!kind) check_acts(got, &f.at.attended, tokens, width);
+            stop_host(h);
+        }
+        free(in), free(got);
+        free_fixture(&f);
+    }
+}
+
+/* Waits that end without an answer mark the step as failed, add nothing, and ask nothing more; the next step is a new start. */
+static void test_failed_waits(void **state) {
+    (void)state;
+    struct fixture f = make_fixture(tiny, all_of(TYPE_Q4_K));
+    open_network(&f);
+    bool all[GPU_MAX_EXPERTS], none[GPU_MAX_EXPERTS] = {false};
+    uint32_t slots[GPU_MAX_EXPERTS];
+    memset(all, 1, sizeof all);
+    struct routed *r = malloc(sizeof *r);
+    for (int how = 0; how < 3; how++) { /* refused, too late, aborted */
+        set_slots(&f, slots, all);
+        device->ops->set_patience(f.net, how == 1 ? 20000000u : sync_limit_ns);
+        struct host *h = start_host(&f, how == 0 ? REFUSED : IGNORED, f.z.e, f.z.e);
+        begin(&f, 2, 2, NULL);
+        finish();
+        float *x = random_x(&f, 2), *got = malloc(2 * f.z.e * 4);
+        if (how == 2) *f.shared->abort = 1;
+        for (int layer = 0; layer < 2; layer++) {
+            launch(&f, PROBE_ROUTE, 2);
+            launch(&f, PROBE_GATE_UP, 2);
+            launch(&f, PROBE_DOWN, 2);
+        }
+        launch(&f, PROBE_ATTENTION_MAIL, 2);
+        const struct gpu_result *result = end(&f, 2);
+        assert_int_equal(result->failed, 1);
+        assert_int_equal(result->n_misses, 2 * f.z.used);
+        if (how < 2) assert_int_equal(h->letters, 1);
+        down(got, f.at.x, 2 * f.z.e * 4);
+        assert_memory_equal(got, x, 2 * f.z.e * 4);
+        *f.shared->abort = 0;
+        stop_host(h);
+        free(x), free(got);
+        check_layer(&f, 2, 2, none, r);
+        free(r->normed);
+        check_layer(&f, 2, 2, all, r);
+        free(r->normed);
+    }
+    free(r);
+    free_fixture(&f);
+}
+
+/* Patches, the token of the step before, and commands that make no sense. */
+static void test_commands(void **state) {
+    (void)state;
+    struct fixture f = make_fixture(tiny, all_of(TYPE_Q8_0));
+    open_network(&f);
+    struct gpu_command *c = f.shared->commands[++f.number % 2];
+    *c = (struct gpu_command){.number = f.number, .n_tokens = 1, .n_patches = 4, .patches = {{0, 1, 77}, {0, 2, 5}, {0, 1, 0}, {9, 3, 4}}};
+    launch(&f, PROBE_BEGIN, 1);
+    (void)end(&f, 1);
+    uint32_t slots[8];
+    down(slots, f.at.slots, sizeof slots);
+    assert_int_equal(slots[1], 0);
+    assert_int_equal(slots[2], 5);
+    assert_int_equal(slots[3], 0);
+
+    check_head(&f, 4);
+    int32_t best[4], minus[4] = {-1, -1, -1, -1};
+    for (int t = 0; t < 4; t++) best[t] = f.shared->result->best[t];
+    float *got = malloc(4 * f.z.e * 4), *wanted = malloc(f.z.e * 4);
+    begin(&f, 4, 4, minus);
+    (void)end(&f, 4);
+    down(got, f.at.x, 4 * f.z.e * 4);
+    for (int t = 0; t < 4; t++) {
+        cpu.types[TYPE_Q8_0].dequant(f.embedding.file + (uint64_t)best[t] * f.embedding.row_bytes, wanted, f.z.e);
+        assert_memory_equal(got + t * (int)f.z.e, wanted, f.z.e * 4);
+    }
+
+    c = f.shared->commands[++f.number % 2];
+    *c = (struct gpu_command){.number = f.number + 1, .n_tokens = 1};
+    launch(&f, PROBE_BEGIN, 1);
+    assert_int_equal(end(&f, 1)->failed, 1);
+    const int32_t far_away = (int32_t)f.z.vocab;
+    begin(&f, 1, 1, &far_away);
+    assert_int_equal(end(&f, 1)->failed, 1);
+    free(got), free(wanted);
+    free_fixture(&f);
+}
+
+static int open_device(void **state) {
+    (void)state;
+    struct reason why;
+    cpu_ops_init(&cpu, ISA_REF);
+    if (gpu_open(&(struct gpu_options){0}, &device, &why)) print_message("%s\n", why.text);
+    return device ? 0 : -1;
+}
+
+static int close_device(void **state) {
+    (void)state;
+    device->ops->close(&device);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_types),      cmocka_unit_test(test_odd_rows),       cmocka_unit_test(test_mixed_types),
+        cmocka_unit_test(test_ties),       cmocka_unit_test(test_every_miss_count), cmocka_unit_test(test_special_values),
+        cmocka_unit_test(test_commands),   cmocka_unit_test(test_attention_mail), cmocka_unit_test(test_failed_waits),
+        cmocka_unit_test(test_real_widths),
+    };
+    return cmocka_run_group_tests(tests, open_device, close_device);
+}
