@@ -65,6 +65,7 @@ function(gpu_test what)
   endif()
 endfunction()
 gpu_test(batch)
+gpu_test(step gpu/step_probe.cu)
 
 if(WITH_CUDA)
   add_executable(test_hybrid_cuda test_hybrid.c)
