@@ -165,6 +165,19 @@ static enum err check_type(struct gpu *g, enum tensor_type type, struct reason *
     return check_matrix(g, &m, "experts", why);
 }
 
+/* What products of prompts (matmul.cu) ask of shapes beyond what types do. */
+static enum err check_batch(const struct gpu_network_options *o, struct reason *why) {
+    const struct gpu_shape *s = &o->shape;
+    if (s->n_embd % 32 || s->n_ff % 32 || s->n_heads * s->head_dim % 32)
+        return fail(why, ERR_UNSUPPORTED, "the GPU's prompts take widths that are multiples of 32; the model's are %u, %u in experts and %u in attention",
+                    s->n_embd, s->n_ff, s->n_heads * s->head_dim);
+    for (uint32_t i = 0; i < s->n_layers; i++)
+        if (o->layers[i].gate_type != o->layers[i].up_type)
+            return fail(why, ERR_UNSUPPORTED, "the GPU's prompts take gate and up matrices of one type; layer %u has %s and %s", i,
+                        tensor_type_info(o->layers[i].gate_type)->name, tensor_type_info(o->layers[i].up_type)->name);
+    return ERR_NONE;
+}
+
 static enum err check_options(struct gpu *g, const struct gpu_network_options *o, struct reason *why) {
     const struct gpu_shape *s = &o->shape;
     if (s->n_used > GPU_MAX_USED || s->n_experts > GPU_MAX_EXPERTS)
@@ -182,6 +195,7 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
         TRY(check_type(g, l->down_type, why));
     }
     TRY(check_matrix(g, &o->head, "the output head", why));
+    if (o->batch_tokens) TRY(check_batch(o, why));
     return gpu_attention_check(o, why);
 }
 
