@@ -36,6 +36,7 @@ bool gpu_note(struct gpu *g, cudaError_t code, const char *doing) {
 bool gpu_note_launch(struct gpu *g, const char *doing) { return gpu_note(g, cudaGetLastError(), doing); }
 
 enum err gpu_alive(struct gpu_device *d, struct reason *why) {
+    if (d->index > 0) (void)cudaSetDevice(d->index); // each thread has a device of its own, at first 0
     if (!__atomic_load_n(&d->failed, __ATOMIC_ACQUIRE)) return ERR_NONE;
     return fail(why, ERR_IO, "%s", d->first.text);
 }
@@ -114,6 +115,9 @@ static enum err examine(int index, struct gpu_info *out, struct reason *why) {
 static enum err choose(const char *name, int *index, struct gpu_info *info, struct reason *why) {
     int count = 0;
     TRY(parse_name(name, index, why));
+    // Load kernels when the context is made. One loaded at its first launch may have to wait for those that run, of which one may be
+    // waiting for this very thread; and its memory would come after the budget was shared out.
+    if (!emulated) (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     const cudaError_t code = cudaGetDeviceCount(&count);
     if (code != cudaSuccess || count == 0) return no_devices(code, why);
     if (*index >= count) return fail(why, ERR_ARGUMENT, "there is no device %s: the last one is cuda:%d", name, count - 1);

@@ -48,7 +48,7 @@ struct gpu_event {
 static inline struct gpu_device *gpu_device_of(struct gpu *g) { return (struct gpu_device *)g; }
 static inline const struct gpu_device *gpu_device_of(const struct gpu *g) { return (const struct gpu_device *)g; }
 
-/* ERR_IO with the first error when there is one; asks the driver nothing. */
+/* ERR_IO with the first error when there is one, which the driver is not asked about. Makes the device this thread's. */
 enum err gpu_alive(struct gpu_device *d, struct reason *why) MUST_USE;
 
 /* memory.cu */

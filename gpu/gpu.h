@@ -201,7 +201,8 @@ struct gpu_ops {
     void (*info)(const struct gpu *g, struct gpu_info *out);
     void (*memory)(const struct gpu *g, struct gpu_memory *out);
     void (*close)(struct gpu **g); /* after everything that was opened on it */
-    /* The first error of the device since gpu_open(), if any. */
+    /* The first error of the device since gpu_open(), if any. Whoever waits for a flag of the device asks this now and then: errors
+     * come to light by it, and the emulated device gets on. */
     enum err (*check)(struct gpu *g, struct reason *why) MUST_USE;
 
     /* A budget that was not known at gpu_open(); what is allocated stays. */
