@@ -393,7 +393,7 @@ static const double frequencies[16] = {1, 0.5};
 /* Layer 1 has its KV cache on the host. */
 static struct gpu_network_options tiny_options(void) {
     for (int i = 0; i < LAYERS; i++)
-        layers[i] = (struct gpu_layer){.gate_type = TYPE_Q4_K, .keys = i == 1 ? 0 : 4096, .values = i == 1 ? 0 : 8192};
+        layers[i] = (struct gpu_layer){.gate_type = TYPE_Q4_K, .up_type = TYPE_Q4_K, .keys = i == 1 ? 0 : 4096, .values = i == 1 ? 0 : 8192};
     return (struct gpu_network_options){.shape = tiny, .layers = layers, .rope_frequency = frequencies, .max_sequences = 2,
                                         .max_pages = PAGES, .batch_tokens = 40};
 }
@@ -428,13 +428,17 @@ static void test_network_memory(void **state) {
     struct gpu_network_options steps_only = o, huge = o;
     steps_only.batch_tokens = 0;
     assert_true(gpu->ops->network_bytes(gpu, &steps_only) < bytes);
-    huge.shape.n_vocab = huge.shape.n_embd = huge.shape.n_ff = huge.batch_tokens = UINT32_MAX;
+    huge.shape.n_vocab = huge.shape.n_embd = huge.shape.n_ff = huge.batch_tokens = UINT32_MAX - 31;
     assert_int_equal(gpu->ops->network_bytes(gpu, &huge), UINT64_MAX);
     assert_int_equal(gpu->ops->network_open(gpu, &huge, &n, &why), ERR_LIMIT);
     assert_null(n);
     layers[2].down_type = TYPE_Q3_K;
     assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
     assert_non_null(strstr(why.text, "Q3_K"));
+    layers[2].down_type = layers[2].up_type = TYPE_Q6_K; /* prompts cannot, steps can */
+    assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
+    OK(gpu->ops->network_open(gpu, &steps_only, &n, &why));
+    gpu->ops->network_close(&n);
     assert_int_equal(memory().pinned, pinned_before);
     OK(gpu->ops->check(gpu, &why));
 }
