@@ -553,6 +553,13 @@ void cache_release(struct cache *c, int32_t slot) {
     if (c->cell[slot] == NONE) count_as_free(c, slot);
 }
 
+void cache_drop(struct cache *c, int32_t slot) {
+    assert(is_slot(c, slot));
+    if (c->cell[slot] == NONE || c->flags[slot] & BUSY) return;
+    unbind(c, slot, class_of_slot(c, slot));
+    count_as_free(c, slot);
+}
+
 void cache_set_elsewhere(struct cache *c, uint32_t layer, uint32_t expert, bool elsewhere) {
     c->elsewhere[cell_of(c, layer, expert)] = elsewhere;
 }

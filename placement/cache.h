@@ -68,6 +68,8 @@ void cache_landed(struct cache *c, int32_t slot, bool ok);
 /* A held slot does not leave. Holds are counted. Holding a loading one is allowed. */
 void cache_hold(struct cache *c, int32_t slot);
 void cache_release(struct cache *c, int32_t slot);
+/* The slot's expert leaves now and the slot is free; nothing happens while it is held or loading. */
+void cache_drop(struct cache *c, int32_t slot);
 
 /* The expert to fetch next in the background: the one with the highest score that has no slot, of a class with free slots.
  * Without any knowledge: layer by layer. False: no free slot, or everything is here. */
