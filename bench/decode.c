@@ -73,6 +73,7 @@ static enum err open_all(struct decode *d, struct reason *why) {
     if (d->routes_file) {
         TRY(read_routes(d, why));
         d->engine.on_experts = replace;
+        d->engine.device = "cpu"; /* a GPU takes nobody's word for its choices */
     } else if (d->record_file) {
         d->engine.on_experts = record;
     }

@@ -160,6 +160,7 @@ struct gpu_shared {
     struct gpu_answer *answer;
     float *answer_values;            /* [n_tokens][...] by kind */
     struct gpu_result *result;
+    const int32_t *routes;           /* [n_layers][GPU_STEP_TOKENS][n_used] the step's choices, best first; complete when its result is */
     float *logits;                   /* [GPU_STEP_TOKENS][n_vocab] pinned */
     volatile uint32_t *abort;        /* non-zero: no wait on the device lasts any longer */
 };

@@ -133,6 +133,7 @@ static void carve_shared(struct carver *c, const struct gpu_shape *s, struct gpu
     carve(c, &out->answer, 1);
     carve(c, &out->answer_values, t, q > s->n_embd ? q : s->n_embd);
     carve(c, &out->result, 1);
+    carve(c, &out->routes, s->n_layers, t, s->n_used);
     carve(c, &out->logits, t, s->n_vocab);
     carve(c, &out->abort, 1);
 }

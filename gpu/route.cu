@@ -20,6 +20,7 @@ struct route_args {
     uint32_t *uses;        /* [X] */
     const gpu_command *command;
     gpu_route *route;
+    int32_t *told; /* [T][n_used] the host's memory; NULL: it does not ask */
     gpu_hit *hits;
     uint32_t *n_hits, *n_missing, *n_misses, *ticket;
     post_box box;
@@ -132,7 +133,10 @@ static __device__ void route_choice(const route_args &a) {
     }
     __syncthreads();
     const uint32_t p = threadIdx.x;
-    if (p < a.tokens * a.n_used) a.route[p].expert = expert[p], a.route[p].slot = slot[p], a.route[p].weight = weight[p];
+    if (p < a.tokens * a.n_used) {
+        a.route[p].expert = expert[p], a.route[p].slot = slot[p], a.route[p].weight = weight[p];
+        if (a.told) a.told[p] = expert[p]; /* a write across the bus that nothing waits for */
+    }
     list_hits(a, c);
     /* After a failed wait the step only goes on to its end: nothing is asked any more. */
     uint32_t missing = 0;
@@ -206,6 +210,7 @@ void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cu
     a.slots = n->slots + static_cast<size_t>(layer) * n->shape.n_experts, a.uses = n->uses + static_cast<size_t>(layer) * n->shape.n_experts;
     a.command = s.command, a.route = s.route, a.hits = s.hits, a.n_hits = s.n_hits, a.n_missing = s.n_missing, a.n_misses = s.n_misses;
     a.ticket = s.tickets + GPU_TICKET_ROUTE, a.box = post_box_of(n);
+    if (n->shared_dev.routes) a.told = const_cast<int32_t *>(n->shared_dev.routes) + static_cast<size_t>(layer) * GPU_STEP_TOKENS * n->shape.n_used;
     const uint32_t each = acts_shared_bytes(a.wants, m.k, 1), together = tokens_together(tokens, each);
 #define CALL(T) launch_route<T>(a, m.type, together * each, stream)
     GPU_FOR_TOKENS(together, CALL)

@@ -257,6 +257,7 @@ static enum err place_vram(struct planning *g, uint64_t budget, bool *too_small,
     *too_small = need.overflow || must.overflow || need.bytes > budget;
     if (need.overflow || must.overflow) return fail(why, ERR_LIMIT, "the experts for VRAM overflow the address space");
     p->bytes[PLAN_VRAM][PLAN_SCRATCH] += ring;
+    p->vram_ring_bytes = ring;
     if (*too_small) return refuse(g, PLAN_VRAM, need.bytes, budget, must.bytes, why);
     plan_fill_vram(g, budget - fixed - ring);
     return ERR_NONE;

@@ -133,6 +133,7 @@ struct plan_layer {
     uint8_t class; /* index into plan.classes */
     bool dense_on_gpu, kv_on_gpu;
     bool may_vram, may_ram;       /* bounds on its experts */
+    bool must_vram;               /* they were asked to be there */
     uint32_t experts[PLAN_TIERS]; /* adds up to n_experts */
     uint64_t expert_bytes;        /* of one */
     double hit_vram, hit_ram;     /* expected shares of its choices; the rest comes from the drive */
@@ -150,6 +151,7 @@ struct plan {
     const char *gpu_note;                   /* why the GPU stays idle; static text or NULL */
     uint64_t ram_budget, vram_budget;       /* resolved */
     uint64_t bytes[PLAN_TIERS][PLAN_KINDS]; /* PLAN_NVME: experts without a slot, as they are in the file */
+    uint64_t vram_ring_bytes; /* of VRAM's scratch: slots that experts pass through */
     uint64_t kv_bytes_per_token;
     uint64_t context_tokens;
     uint32_t n_layers, n_experts, n_used;

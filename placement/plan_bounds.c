@@ -143,7 +143,10 @@ static void settle_experts(const struct planning *g, const uint32_t *first) {
         g->must_vram[t->layer] = false;
         g->p->layers[t->layer].may_vram = false;
     }
-    for (uint32_t l = 0; l < g->m->n_layers; l++) g->p->layers[l].may_vram |= g->must_vram[l];
+    for (uint32_t l = 0; l < g->m->n_layers; l++) {
+        g->p->layers[l].must_vram = g->must_vram[l];
+        g->p->layers[l].may_vram |= g->must_vram[l];
+    }
 }
 
 static enum err apply_rules(const struct planning *g, uint32_t *first, struct reason *why) {

@@ -131,14 +131,22 @@ static enum err make_plan(struct engine *e, const struct engine_options *o, cons
     return ERR_NONE;
 }
 
+/* *out to be freed; NULL without a profile. */
+static enum err read_prior(const struct engine *e, const struct profile *profile, float **out, struct reason *why) {
+    *out = NULL;
+    if (!profile) return ERR_NONE;
+    *out = calloc_checked((uint64_t)e->model->shape.n_layers * e->model->shape.n_experts, sizeof **out);
+    if (!*out) return fail(why, ERR_NO_MEMORY, "no memory for the profile");
+    profile_prior(profile, *out);
+    return ERR_NONE;
+}
+
 static enum err open_store(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
     const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
                                         .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
     TRY(fetch_open(e->model, &fetch, &e->fetch, why));
-    const uint64_t n = (uint64_t)e->model->shape.n_layers * e->model->shape.n_experts;
-    float *prior = profile ? calloc_checked(n, sizeof *prior) : NULL;
-    if (profile && !prior) return fail(why, ERR_NO_MEMORY, "no memory for the profile");
-    if (prior) profile_prior(profile, prior);
+    float *prior;
+    TRY(read_prior(e, profile, &prior, why));
     const struct experts_options store = {.model = e->model, .fetch = e->fetch, .plan = &e->plan, .prior = prior,
                                           .look_ahead = !o->no_look_ahead, .log = o->log};
     const enum err code = experts_open(&store, &e->experts, why);
@@ -258,6 +266,18 @@ static enum err open_on_machine(struct engine *e, const struct engine_options *o
     return code;
 }
 
+/* Without room to move experts they stay where they are. */
+static enum err use_vram(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
+    struct reason refused;
+    float *prior;
+    TRY(read_prior(e, profile, &prior, why));
+    const struct moves_options moves = {.vram = e->vram, .experts = e->experts, .plan = &e->plan, .prior = prior, .shuffle = o->shuffle_experts};
+    if (moves_open(&moves, &e->moves, &refused)) log_line(&o->log, LOG_WARN, "experts stay where they are: %s", refused.text);
+    free(prior);
+    graph_use_vram(e->graph, e->vram, e->moves);
+    return ERR_NONE;
+}
+
 /* Everything from the plan on. */
 static enum err open_weights(struct engine *e, const struct engine_options *o, uint64_t process_bytes, struct reason *why) {
     const struct profile *profile = o->find_profile ? o->find_profile(o->find_profile_ctx, e->model) : NULL;
@@ -272,8 +292,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
     TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
                    threads > batch_threads ? threads : batch_threads, &e->graph, why));
-    if (e->vram) graph_use_vram(e->graph, e->vram);
-    return ERR_NONE;
+    return e->vram ? use_vram(e, o, profile, why) : ERR_NONE;
 }
 
 static enum err start(struct engine *e, const struct engine_options *o, struct reason *why) {
@@ -315,6 +334,7 @@ void engine_close(struct engine **engine) {
     if (!e) return;
     *engine = NULL;
     graph_close(&e->graph);
+    moves_close(&e->moves);
     vram_close(&e->vram);
     network_close(&e->network);
     experts_close(&e->experts);
@@ -357,5 +377,10 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
 
 void engine_get_io(const struct engine *e, struct engine_io *out) {
     *out = (struct engine_io){.backend = "none"};
-    if (e->graph) experts_count(e->experts, out);
+    if (!e->graph) return;
+    experts_count(e->experts, out);
+    struct moves_counters moves = {0};
+    if (e->moves) moves_count(e->moves, &moves);
+    out->moved = moves.moved;
+    out->moved_bytes = moves.bytes;
 }

@@ -50,9 +50,11 @@ struct engine_options {
     void *find_profile_ctx;
     const struct facts *facts;     /* borrowed during engine_open(); NULL: read here, unmeasured */
     /* Each token's chosen experts [n_experts_used], best first, on a worker's thread: to count, record, or replace them (replay;
-     * distinct ids < n_experts). `expected`: the look-ahead's guess for `layer`, replaceable too. May be NULL. */
+     * distinct ids < n_experts). `expected`: the look-ahead's guess for `layer`, replaceable too. May be NULL. With a GPU the hook
+     * only watches, after the fact and on the caller's thread: what it writes is ignored, and nothing is expected. */
     void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
     void *on_experts_ctx;
+    uint32_t shuffle_experts; /* tests: not 0: experts move between RAM and VRAM at random, from that seed */
     struct stream *(*wrap_stream)(void *ctx, struct stream *inner); /* tests: see fetch.h */
     void *wrap_stream_ctx;
 
@@ -97,6 +99,7 @@ struct engine_io {
     uint64_t wait_ns;                 /* the workers had nothing to compute until a read ended */
     uint64_t busy_ns;                 /* the drive had something to do */
     uint64_t retries;                 /* of reads */
+    uint64_t moved, moved_bytes;      /* experts that took a slot in VRAM since */
     bool look_ahead_on;               /* it switches itself off while it loses */
     const char *backend;              /* "io_uring", "pread" */
 };

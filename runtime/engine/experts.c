@@ -306,3 +306,26 @@ void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, u
     }
     cache_expect(x->cache, layer, experts, n);
 }
+
+/* ---- to and from VRAM ---------------------------------------------------------------------------------------------- */
+
+bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert) {
+    const int32_t slot = cache_find(x->cache, layer, expert);
+    return slot >= 0 && cache_is_ready(x->cache, slot);
+}
+
+bool experts_borrow(struct experts *x, uint32_t layer, uint32_t expert, struct expert_at *out) {
+    if (!experts_has(x, layer, expert)) return false;
+    const int32_t slot = cache_find(x->cache, layer, expert);
+    cache_hold(x->cache, slot);
+    *out = address_of(x, layer, expert, slot);
+    return true;
+}
+
+void experts_return(struct experts *x, uint32_t layer, uint32_t expert) { cache_release(x->cache, cache_find(x->cache, layer, expert)); }
+
+void experts_set_elsewhere(struct experts *x, uint32_t layer, uint32_t expert, bool elsewhere) {
+    const int32_t slot = cache_find(x->cache, layer, expert);
+    cache_set_elsewhere(x->cache, layer, expert, elsewhere);
+    if (elsewhere && slot >= 0) cache_drop(x->cache, slot);
+}

@@ -76,6 +76,16 @@ void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, u
  * its own, let the drive read what is expected or fill free slots. */
 void experts_breathe(struct experts *x);
 
+/* ---- run, between layers: experts that move to and from VRAM ---- */
+
+/* Is it in RAM now? */
+bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert);
+/* Where it lies, if it is in RAM; it stays there until experts_return(), runs that end meanwhile included. */
+bool experts_borrow(struct experts *x, uint32_t layer, uint32_t expert, struct expert_at *out);
+void experts_return(struct experts *x, uint32_t layer, uint32_t expert);
+/* It has a slot in VRAM now, and its room in RAM goes to others; or has none any more. */
+void experts_set_elsewhere(struct experts *x, uint32_t layer, uint32_t expert, bool elsewhere);
+
 /* Not during a run. */
 void experts_count(struct experts *x, struct engine_io *out);
 

@@ -291,7 +291,10 @@ void graph_close(struct graph **graph) {
     free(g);
 }
 
-void graph_use_vram(struct graph *g, struct vram *v) { g->vram = v; }
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves) {
+    g->vram = v;
+    g->moves = moves;
+}
 
 uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }
 const float *graph_logits(const struct graph *g) { return g->head_logits; }

@@ -10,6 +10,7 @@
 #include "cpu/cpu.h"
 #include "engine/experts.h"
 #include "engine/kv.h"
+#include "engine/moves.h"
 #include "engine/network.h"
 #include "engine/vram.h"
 
@@ -47,8 +48,8 @@ uint32_t graph_ubatch(const struct graph *g);
 /* Before the first batch with on_logits: room for the logits of a few positions. */
 enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 
-/* From here on runs go to the device; it is borrowed. */
-void graph_use_vram(struct graph *g, struct vram *v);
+/* From here on runs go to the device; it is borrowed, as is `moves` (may be NULL). */
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves);
 
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);

@@ -16,6 +16,18 @@ enum {
 };
 #define NAP_NS 20000 /* while no mail can come */
 
+/* The choices of n tokens [n][n_used], to whoever learns from them. The watcher gets copies: the device has gone on with its own,
+ * nothing can be replaced. */
+static void note_routes(const struct graph *g, uint32_t layer, uint64_t first, const int32_t *experts, uint32_t n) {
+    const uint32_t used = g->net->shape->n_experts_used;
+    int32_t copy[GPU_MAX_USED];
+    if (g->moves) moves_use(g->moves, layer, experts, n);
+    for (uint32_t t = 0; t < n && g->hook.on_experts; t++) {
+        memcpy(copy, experts + (size_t)t * used, used * sizeof *copy);
+        g->hook.on_experts(g->hook.ctx, layer, first + t, false, copy);
+    }
+}
+
 /* ---- mails ---------------------------------------------------------------------------------------------------------- */
 
 enum serving_act { SERVE_EXPERTS, SERVE_ATTENTION, SERVE_END };
@@ -42,6 +54,7 @@ static void await_word(struct serving *s) {
             return;
         }
         if (reached(look(&v->shared->result->number), s->step)) break;
+        if (s->g->moves && moves_stage(s->g->moves)) continue;
         __builtin_ia32_pause();
         if (spins % SPINS) continue;
         if (v->all_resident && !v->kv_on_host) nanosleep(&(struct timespec){0, NAP_NS}, NULL);
@@ -149,6 +162,7 @@ static void write_command(struct graph *g, const struct batch *b) {
         c->tokens[t].position = (uint32_t)(b->first + t);
         c->tokens[t].sequence = b->kv->sequence;
     }
+    if (g->moves) moves_before_step(g->moves, c);
 }
 
 /* The next of 1, 2, 4, 8 that holds n; captured when it is needed first. */
@@ -169,6 +183,11 @@ static enum err hung(struct vram *v, struct reason *why) {
     return fail(why, ERR_IO, "the GPU has not answered for %.0f s", (double)v->patience_ns * 1e-9);
 }
 
+static void note_step(const struct graph *g, const struct batch *b) {
+    const uint32_t a_layer = GPU_STEP_TOKENS * g->net->shape->n_experts_used;
+    for (uint32_t l = 0; l < g->vram->n_layers; l++) note_routes(g, l, b->first, g->vram->shared->routes + (size_t)l * a_layer, b->n);
+}
+
 static enum err run_step(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = g->vram;
     struct launch l = {.v = v};
@@ -185,7 +204,10 @@ static enum err run_step(struct graph *g, struct pool *pool, const struct batch 
     if (g->failed) return g->failed; /* why is written */
     if (v->shared->result->failed)
         return fail(why, ERR_IO, "the GPU waited in vain for the CPU at layer %u", v->shared->result->overdue_layer);
-    return v->ops->check(v->gpu, why);
+    TRY(v->ops->check(v->gpu, why));
+    if (g->moves) moves_after_step(g->moves);
+    note_step(g, b);
+    return ERR_NONE;
 }
 
 /* ---- prompts -------------------------------------------------------------------------------------------------------- */
@@ -195,7 +217,8 @@ struct lane_run {
     struct gpu_batch part;
     struct gpu_batch_routes routes;
     uint32_t layer;
-    uint32_t computed; /* experts the CPU computed at this layer */
+    bool untold;           /* nobody has seen the routes of told_layer, which are on their way or here */
+    uint32_t told_layer;
     struct gpu_batch_expert *resident; /* [n_experts] of the layer at hand */
 };
 
@@ -208,11 +231,12 @@ static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_b
     return n;
 }
 
-/* The device's part of a layer up to where the CPU's results are needed. */
+/* The device's part of a layer from its router up to where the CPU's results are needed. */
 static void launch_layer(struct lane_run *r) {
     struct vram *v = r->g->vram;
-    if (!v->kv_on_host) v->ops->batch_attention(v->net, &r->part, r->layer);
     v->ops->batch_route(v->net, &r->part, r->layer, !v->all_resident, &r->routes, v->ready[r->part.lane]);
+    r->untold = r->g->hook.on_experts || r->g->moves;
+    r->told_layer = r->layer;
     const uint32_t n = list_resident(v, r->layer, r->resident);
     if (n) v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
 }
@@ -281,8 +305,20 @@ static enum err host_attention(struct lane_run *r, struct pool *pool, const stru
     return ERR_NONE;
 }
 
+/* Before the next layer's take their place. The device has that layer's experts and more to do meanwhile. */
+static enum err tell_routes(struct lane_run *r, const struct batch *b, struct reason *why) {
+    if (!r->untold) return ERR_NONE;
+    TRY(await(r->g->vram, r->g->vram->ready[r->part.lane], b, why));
+    note_routes(r->g, r->told_layer, r->part.first, r->routes.experts, r->part.n);
+    r->untold = false;
+    return ERR_NONE;
+}
+
 static enum err start_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
-    if (r->g->vram->kv_on_host) TRY(host_attention(r, pool, b, why));
+    struct vram *v = r->g->vram;
+    if (v->kv_on_host) TRY(host_attention(r, pool, b, why));
+    else v->ops->batch_attention(v->net, &r->part, r->layer);
+    TRY(tell_routes(r, b, why));
     launch_layer(r);
     return ERR_NONE;
 }
@@ -295,6 +331,7 @@ static enum err end_layer(struct lane_run *r, struct pool *pool, const struct ba
     struct batch own;
     if (!v->all_resident) {
         TRY(await(v, v->ready[r->part.lane], b, why));
+        TRY(tell_routes(r, b, why));
         take_scratch_for(r, &own, b);
         run_workers(g, pool, compute_missing, r);
         if (g->failed) return g->failed;
@@ -316,6 +353,7 @@ static enum err run_lanes(struct lane_run *lanes, uint32_t n_lanes, struct pool 
             TRY(end_layer(&lanes[i], pool, b, why));
             if (l + 1 < v->n_layers) TRY(start_layer(&lanes[i], pool, b, why));
         }
+    for (uint32_t i = 0; i < n_lanes; i++) TRY(tell_routes(&lanes[i], b, why));
     return v->ops->check(v->gpu, why);
 }
 
@@ -377,6 +415,7 @@ enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, stru
     const enum err e = step ? run_step(g, pool, b, why) : run_prompt(g, pool, b, why);
     struct reason left;
     const enum err code = experts_leave(g->experts, e ? 0 : b->n, &left);
+    if (g->moves) moves_advance(g->moves, e ? 0 : b->n);
     if (e) return e;
     if (code) return *why = left, code;
     if (step) give_step_logits(g, b);

@@ -26,6 +26,7 @@ struct graph {
     const struct cpu_ops *ops;
     struct experts *experts;
     struct vram *vram; /* NULL: all on the CPU */
+    struct moves *moves; /* NULL: none */
     struct graph_hook hook;
     uint32_t ubatch;
     unsigned max_threads;

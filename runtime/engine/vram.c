@@ -6,15 +6,15 @@
 
 #include "engine/upload.h"
 
-enum { MAX_SEQUENCES = 8, ALIGN = 256, MATRICES = 3, SHRINK = 16 /* a step takes this part of the slots away */, SHRINKS = 48 };
+enum { MAX_SEQUENCES = 8, ALIGN = 256, SHRINK = 16 /* a step takes this part of the slots away */, SHRINKS = 48, SPARE = 2 /* slots of a class: moves under way */ };
 #define PATIENCE_NS 60000000000ull
+enum { EMULATED_PATIENCE = 20 /* as much: a shared machine may stop a process for minutes */ };
 
 struct opening {
     struct vram *v;
     const struct vram_options *o;
     const struct model *m;
     struct upload *upload;
-    struct gpu_layer *layers;
     struct gpu_matrix head;
     gpu_ptr output_norm;
     gpu_ptr at;      /* the next free byte of the dense allocation */
@@ -70,7 +70,7 @@ static uint64_t expert_file_bytes(const struct model *m) {
         const uint64_t bytes = (l->gate->bytes + (l->up ? l->up->bytes : 0) + l->down->bytes) / m->shape.n_experts;
         if (bytes > most) most = bytes;
     }
-    return most + MATRICES * ALIGN;
+    return most + VRAM_MATRICES * ALIGN;
 }
 
 uint64_t vram_staging_bytes(const struct model *m) { return upload_bytes(expert_file_bytes(m)); }
@@ -107,7 +107,7 @@ static enum err put_layer(struct opening *p, uint32_t i, struct reason *why) {
     const struct model_layer *from = &p->m->layers[i];
     const struct network_layer *net = &p->o->net->layers[i];
     const struct model_shape *s = &p->m->shape;
-    struct gpu_layer *to = &p->layers[i];
+    struct gpu_layer *to = &p->v->layers[i];
     to->attn_norm = put_floats(p, net->attn_norm, s->n_embd);
     to->ffn_norm = put_floats(p, net->ffn_norm, s->n_embd);
     to->q_norm = put_floats(p, net->q_norm, s->head_dim);
@@ -158,8 +158,8 @@ static enum err open_pages(struct opening *p, struct reason *why) {
     for (uint32_t i = 0; i < v->n_pages; i++) v->free_pages[i] = v->n_pages - 1 - i;
     TRY(v->ops->alloc(v->gpu, GPU_USE_KV, v->kv_bytes, &v->kv, why));
     for (uint64_t i = 0; i < layers; i++) {
-        p->layers[i].keys = v->kv + 2 * i * n * page;
-        p->layers[i].values = p->layers[i].keys + n * page;
+        p->v->layers[i].keys = v->kv + 2 * i * n * page;
+        p->v->layers[i].values = p->v->layers[i].keys + n * page;
     }
     return ERR_NONE;
 }
@@ -200,62 +200,102 @@ enum err vram_grow_kv(struct vram *v, struct kv *kv, uint64_t tokens, struct rea
 
 /* ---- experts -------------------------------------------------------------------------------------------------------- */
 
-/* Slots as planned, or as many as there is room for. */
-static enum err take_slots(struct opening *p, struct reason *why) {
+/* Slots of each class as planned, a few more for moves where not all experts of a class have one, and the ring; both of these out
+ * of the plan's ring. */
+static void want_slots(struct opening *p) {
     struct vram *v = p->v;
     const struct plan *plan = p->o->plan;
+    struct vram_slots *ring = &v->classes[v->n_classes];
+    uint64_t left = plan->vram_ring_bytes;
+    for (uint32_t c = 0; c < v->n_classes; c++) {
+        struct vram_slots *to = &v->classes[c];
+        const struct plan_class *from = &plan->classes[c];
+        *to = (struct vram_slots){.bytes = round_up(from->vram_slot_bytes + (VRAM_MATRICES - 1) * ALIGN, ALIGN), .n = from->vram_slots};
+        if (to->n && to->n < from->n_layers * v->n_experts && left >= SPARE * to->bytes) {
+            to->spare = SPARE;
+            to->n += SPARE;
+            left -= SPARE * to->bytes;
+        }
+        if (to->bytes > ring->bytes) ring->bytes = to->bytes;
+    }
+    ring->n = ring->bytes ? (uint32_t)(left / ring->bytes) : 0;
+}
+
+/* As many of them as there is room for: in one piece, so that a number of 256 bytes names each. */
+static enum err take_slots(struct opening *p, struct reason *why) {
+    struct vram *v = p->v;
     struct reason refused = {{0}};
-    for (uint32_t c = 0; c < plan->n_classes; c++)
-        v->classes[c] = (struct vram_slots){0, round_up(plan->classes[c].vram_slot_bytes + (MATRICES - 1) * ALIGN, ALIGN), plan->classes[c].vram_slots};
+    const uint32_t n = v->n_classes + 1;
+    want_slots(p);
     for (int tries = 0; tries < SHRINKS; tries++) {
         v->slots_bytes = 0;
-        for (uint32_t c = 0; c < plan->n_classes; c++) v->slots_bytes += v->classes[c].n * v->classes[c].bytes;
+        for (uint32_t c = 0; c < n; c++) v->slots_bytes += v->classes[c].n * v->classes[c].bytes;
         if (v->slots_bytes == 0) return ERR_NONE;
         const enum err e = v->ops->alloc(v->gpu, GPU_USE_EXPERTS, v->slots_bytes, &v->slots, &refused);
         if (!e) {
             if (tries) log_line(&p->o->log, LOG_WARN, "the card has less memory free than planned: %.1f GiB of experts fit", (double)v->slots_bytes / (1 << 30));
             gpu_ptr at = v->slots;
-            for (uint32_t c = 0; c < plan->n_classes; c++, at += v->classes[c - 1].n * v->classes[c - 1].bytes) v->classes[c].base = at;
+            for (uint32_t c = 0; c < n; at += v->classes[c].n * v->classes[c].bytes, c++) v->classes[c].base = at;
             return ERR_NONE;
         }
         if (e != ERR_LIMIT && e != ERR_NO_MEMORY) return *why = refused, e;
-        for (uint32_t c = 0; c < plan->n_classes; c++) v->classes[c].n -= v->classes[c].n / SHRINK + (v->classes[c].n % SHRINK != 0);
+        for (uint32_t c = 0; c < n; c++) v->classes[c].n -= v->classes[c].n / SHRINK + (v->classes[c].n % SHRINK != 0);
     }
     v->slots_bytes = 0;
+    for (uint32_t c = 0; c < n; c++) v->classes[c].n = 0;
     return ERR_NONE;
+}
+
+void vram_expert(const struct vram *v, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]) {
+    const struct model_layer *l = &v->model->layers[layer];
+    const struct model_shape *s = &v->model->shape;
+    const struct gpu_layer *to = &v->layers[layer];
+    const struct model_tensor *up = l->up ? l->up : l->gate; /* merged: rows F..2F-1 of gate */
+    out[0] = (struct vram_matrix){l->gate->type, s->n_ff, s->n_embd, l->gate->row_bytes * s->n_ff, to->gate_offset};
+    out[1] = (struct vram_matrix){up->type, s->n_ff, s->n_embd, up->row_bytes * s->n_ff, to->up_offset};
+    out[2] = (struct vram_matrix){l->down->type, s->n_embd, s->n_ff, l->down->row_bytes * s->n_embd, to->down_offset};
+}
+
+uint64_t vram_expert_room(const struct vram *v) { return round_up(expert_file_bytes(v->model), ALIGN); }
+
+void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot) {
+    struct vram_matrix m[VRAM_MATRICES];
+    vram_expert(v, layer, m);
+    for (int i = 0; i < VRAM_MATRICES; staging += round_up(m[i].bytes, ALIGN), i++) {
+        const bool repack = !v->ops->types[m[i].type].same_layout;
+        v->ops->upload(v->gpu, GPU_COPY, repack ? staging : slot + m[i].at, from[i], m[i].bytes);
+        if (repack) v->ops->repack(v->gpu, GPU_COPY, m[i].type, slot + m[i].at, staging, m[i].rows, m[i].k);
+    }
 }
 
 static enum err put_expert(struct opening *p, uint32_t layer, uint32_t expert, gpu_ptr to, struct reason *why) {
     const struct model_layer *l = &p->m->layers[layer];
-    const struct model_shape *s = &p->m->shape;
-    const struct gpu_layer *at = &p->layers[layer];
-    const uint64_t gate_row = l->gate->row_bytes, gate = gate_row * l->gate->ne[1], down = l->down->row_bytes * l->down->ne[1];
-    const struct model_tensor *up = l->up ? l->up : l->gate; /* merged: rows F..2F-1 of gate */
-    const uint64_t half = gate_row * s->n_ff;
-    const struct upload_part parts[MATRICES] = {
-        {l->gate->file, l->gate->offset + expert * gate, half, l->gate->type, s->n_ff, s->n_embd, to + at->gate_offset},
-        {up->file, up->offset + (l->up ? expert * (up->row_bytes * up->ne[1]) : expert * gate + half), l->up ? up->row_bytes * s->n_ff : half,
-         up->type, s->n_ff, s->n_embd, to + at->up_offset},
-        {l->down->file, l->down->offset + expert * down, down, l->down->type, s->n_embd, s->n_ff, to + at->down_offset}};
-    return upload_group(p->upload, parts, MATRICES, why);
+    const struct model_tensor *const tensors[VRAM_MATRICES] = {l->gate, l->up ? l->up : l->gate, l->down};
+    struct vram_matrix m[VRAM_MATRICES];
+    struct upload_part parts[VRAM_MATRICES];
+    vram_expert(p->v, layer, m);
+    for (int i = 0; i < VRAM_MATRICES; i++) {
+        const struct model_tensor *t = tensors[i];
+        const uint64_t skip = i == 1 && !l->up ? m[0].bytes : 0;
+        parts[i] = (struct upload_part){t->file, t->offset + expert * (t->row_bytes * t->ne[1]) + skip, m[i].bytes, m[i].type, m[i].rows, m[i].k, to + m[i].at};
+    }
+    return upload_group(p->upload, parts, VRAM_MATRICES, why);
 }
 
 /* In the plan's order of layers, which is the file's. */
 static enum err put_experts(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
     const struct plan *plan = p->o->plan;
-    uint32_t used[PLAN_MAX_CLASSES] = {0};
     v->all_resident = true;
     for (uint32_t l = 0; l < plan->n_layers; l++) {
         struct vram_slots *c = &v->classes[plan->layers[l].class];
         for (uint32_t e = 0; e < plan->n_experts; e++) {
-            const uint32_t id = l * plan->n_experts + e, n = used[plan->layers[l].class];
-            if (plan->expert_tier[id] != PLAN_VRAM || n >= c->n || v->slots_bytes == 0) {
+            const uint32_t id = l * plan->n_experts + e;
+            if (plan->expert_tier[id] != PLAN_VRAM || c->used + c->spare >= c->n) {
                 v->all_resident = false;
                 continue;
             }
-            const gpu_ptr to = c->base + n * c->bytes;
-            used[plan->layers[l].class]++;
+            const gpu_ptr to = c->base + c->used++ * c->bytes;
             TRY(put_expert(p, l, e, to, why));
             v->slot_of[id] = (uint32_t)(1 + (to - v->slots) / ALIGN);
         }
@@ -282,7 +322,7 @@ static enum err open_network(struct opening *p, struct reason *why) {
     struct gpu_network_options o = {
         .shape = {s->n_layers, s->n_embd, s->n_heads, s->n_kv_heads, s->head_dim, s->n_ff, s->n_experts, s->n_experts_used, s->n_vocab,
                   s->rms_eps, net->rope_magnitude},
-        .layers = p->layers, .rope_frequency = net->rope_frequency, .embedding = net->embedding.data, .embedding_mapped = mapped + before,
+        .layers = p->v->layers, .rope_frequency = net->rope_frequency, .embedding = net->embedding.data, .embedding_mapped = mapped + before,
         .embedding_type = p->m->embedding->type, .embedding_row_bytes = net->embedding.row_bytes, .output_norm = p->output_norm,
         .head = p->head, .kv_k = GPU_KV_F16, .kv_v = GPU_KV_F16, .max_sequences = MAX_SEQUENCES,
         .max_pages = v->n_pages ? v->n_pages : 1, .batch_tokens = p->o->ubatch};
@@ -326,9 +366,12 @@ static enum err open_parts(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
     const uint64_t n = (uint64_t)v->n_layers * v->n_experts;
     v->slot_of = calloc_checked(n, sizeof *v->slot_of);
-    v->classes = calloc_checked(p->o->plan->n_classes, sizeof *v->classes);
-    p->layers = calloc_checked(v->n_layers, sizeof *p->layers);
-    if (!v->slot_of || !v->classes || !p->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
+    v->n_classes = p->o->plan->n_classes;
+    v->classes = calloc_checked((uint64_t)v->n_classes + 1, sizeof *v->classes);
+    v->layer_class = calloc_checked(v->n_layers, sizeof *v->layer_class);
+    v->layers = calloc_checked(v->n_layers, sizeof *v->layers);
+    if (!v->slot_of || !v->classes || !v->layer_class || !v->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
+    for (uint32_t l = 0; l < v->n_layers; l++) v->layer_class[l] = p->o->plan->layers[l].class;
     TRY(upload_open(v->gpu, p->o->fetch, expert_file_bytes(p->m), &p->upload, why));
     TRY(put_dense(p, why));
     TRY(open_pages(p, why));
@@ -343,19 +386,19 @@ enum err vram_open(const struct vram_options *o, struct vram **out, struct reaso
     if (!v) return fail(why, ERR_NO_MEMORY, "no memory for what lies in VRAM");
     v->gpu = o->gpu;
     v->ops = o->gpu->ops;
+    v->model = o->model;
     v->n_layers = o->model->shape.n_layers;
     v->n_experts = o->model->shape.n_experts;
-    v->patience_ns = PATIENCE_NS;
     struct gpu_info info;
     v->ops->info(o->gpu, &info);
     v->emulated = info.emulated;
+    v->patience_ns = info.emulated ? EMULATED_PATIENCE * PATIENCE_NS : PATIENCE_NS;
     struct opening p = {.v = v, .o = o, .m = o->model};
     enum err e = open_parts(&p, why);
     if (!e) e = v->ops->step_prepare(v->net, 1, why);
     if (!e) v->prepared = 1;
     upload_close(&p.upload);
     if (p.staging_bytes && p.staging) v->ops->free(v->gpu, GPU_USE_SCRATCH, p.staging, p.staging_bytes);
-    free(p.layers);
     if (e) vram_close(&v);
     *out = v;
     return e;
@@ -377,6 +420,8 @@ void vram_close(struct vram **vram) {
     if (v->slots) v->ops->free(g, GPU_USE_EXPERTS, v->slots, v->slots_bytes);
     if (v->kv) v->ops->free(g, GPU_USE_KV, v->kv, v->kv_bytes);
     if (v->dense) v->ops->free(g, GPU_USE_DENSE, v->dense, v->dense_bytes);
+    free(v->layers);
+    free(v->layer_class);
     free(v->slot_of);
     free(v->classes);
     free(v->free_pages);

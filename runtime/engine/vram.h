@@ -30,13 +30,27 @@ struct vram_slots { /* of one class */
     gpu_ptr base;
     uint64_t bytes; /* of one */
     uint32_t n;
+    uint32_t used;  /* the first ones, filled while opening */
+    uint32_t spare; /* beyond the plan's: for moves */
+};
+
+enum { VRAM_MATRICES = 3 /* gate, up, down */ };
+
+/* One of an expert's matrices. */
+struct vram_matrix {
+    enum tensor_type type;
+    uint64_t rows, k;
+    uint64_t bytes; /* in the file's layout */
+    uint64_t at;    /* in a slot, in the device's */
 };
 
 struct vram {
     struct gpu *gpu;
     const struct gpu_ops *ops;
+    const struct model *model; /* borrowed */
     struct gpu_network *net;
     const struct gpu_shared *shared;
+    struct gpu_layer *layers;  /* [n_layers] */
     uint32_t n_layers, n_experts;
     bool all_resident;  /* every expert has a slot: no mails about experts */
     bool kv_on_host;
@@ -46,7 +60,9 @@ struct vram {
     uint32_t *slot_of;           /* [n_layers * n_experts] as struct gpu_command has them */
     gpu_ptr slots;               /* all classes, one allocation */
     uint64_t slots_bytes;
-    struct vram_slots *classes;  /* [plan->n_classes] */
+    struct vram_slots *classes;  /* [n_classes], then the ring: slots of the largest class that nothing stays in */
+    uint32_t n_classes;
+    uint8_t *layer_class;        /* [n_layers] */
 
     gpu_ptr dense, kv;           /* one allocation each */
     uint64_t dense_bytes, kv_bytes;
@@ -73,6 +89,13 @@ uint64_t vram_staging_bytes(const struct model *m);
 /* ERR_LIMIT, ERR_NO_MEMORY: the card cannot hold the dense part; the reason names the MiB. ERR_IO: the file, or the card. */
 enum err vram_open(const struct vram_options *options, struct vram **out, struct reason *why) MUST_USE;
 void vram_close(struct vram **vram);
+
+/* The matrices of an expert of a layer; the same for all of them. */
+void vram_expert(const struct vram *v, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]);
+uint64_t vram_expert_room(const struct vram *v); /* bytes of the largest expert in the file's layout, each matrix 256-aligned */
+/* On the copy stream: an expert's matrices, in the file's layout at from[], to a slot. `staging`: vram_expert_room() bytes on the
+ * device, in use until the stream has passed. from[] as gpu_ops.upload takes it. */
+void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot);
 
 /* A sequence's cache in VRAM: `kv` gets a number and, as it grows, pages. ERR_LIMIT: too many sequences. */
 enum err vram_open_kv(struct vram *v, uint64_t capacity, struct kv *kv, struct reason *why) MUST_USE;

@@ -1,0 +1,42 @@
+/* Experts that change their place while a GPU computes beside the CPU: between RAM and VRAM, and through VRAM. */
+#include "tests/support/check.h"
+
+#include "tests/support/hybrid_run.h"
+
+enum { MOVED = 24 };
+
+static struct result all, got;
+
+/* Experts on the move at random, with all and with few of them in RAM: the answer is the one of those that stay. */
+static void moves_do_not_change_the_answer(void **state) {
+    (void)state;
+    const struct {
+        struct run run;
+        uint32_t prompt;
+        double close;
+    } cases[] = {
+        {{.shuffle = 1}, 12, CLOSE},
+        {{.shuffle = 2, .slots = 32, .threads = 1, .kv_on_host = true}, 12, CLOSE},
+        {{.shuffle = 3, .path = hybrid_q4}, 1, CLOSE_Q4}, /* prompts round differently here and there */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct run r = {.path = cases[i].run.path};
+        run(&r, cases[i].prompt, MOVED, &all);
+        const uint64_t each = r.path ? EXPERT_BYTES / 4 : EXPERT_BYTES; /* or somewhat more */
+        r = cases[i].run;
+        r.vram_budget = all.info.vram_peak - all.info.vram_experts / (r.path ? 3 : 2) * each;
+        run(&r, cases[i].prompt, MOVED, &got);
+        print_message("  %u of %u experts in VRAM, %llu moved\n", got.info.vram_experts, all.info.vram_experts, (unsigned long long)got.io.moved);
+        assert_in_range(got.info.vram_experts, 4, all.info.vram_experts - 4);
+        assert_true(got.io.moved >= 6 && got.io.moved_bytes >= got.io.moved * (each - 4096));
+        assert_true(got.info.vram_peak <= r.vram_budget);
+        expect_close("experts on the move", &all, &got, cases[i].close);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moves_do_not_change_the_answer),
+    };
+    return cmocka_run_group_tests(tests, open_models, remove_models);
+}
