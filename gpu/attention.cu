@@ -331,7 +331,7 @@ static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile,
     cp_async_wait<0>();
 }
 
-template <int DH, int ROWS, bool F16> static __global__ __launch_bounds__(128) void attend_step(const step_args a) {
+template <int DH, int ROWS, bool F16> static __global__ __launch_bounds__(STEP_WARPS * 32, 2) void attend_step(const step_args a) {
     DYN_SHARED(__half, tiles); /* K [64][DH], V [64][DH]; at first V's room holds the queries, in the end both the sums */
     SHARED(float2, turn, GPU_STEP_TOKENS * DH / 2);
     SHARED(uint32_t, places, 2 * GPU_STEP_TOKENS);
@@ -486,8 +486,6 @@ enum err gpu_attention_check(const struct gpu_network_options *o, struct reason 
     if (!s->n_kv_heads || s->n_heads % s->n_kv_heads || s->n_heads / s->n_kv_heads > MAX_GROUP)
         return fail(why, ERR_UNSUPPORTED, "the GPU's attention shares a KV head among at most %d query heads, not %u heads among %u: use --device cpu",
                     MAX_GROUP, s->n_heads, s->n_kv_heads);
-    if (o->kv_k > GPU_KV_Q4_0 || o->kv_v > GPU_KV_Q4_0)
-        return fail(why, ERR_UNSUPPORTED, "the GPU's attention knows no KV cache of kind %d and %d", (int)o->kv_k, (int)o->kv_v);
     return ERR_NONE;
 }
 

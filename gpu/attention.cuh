@@ -150,8 +150,7 @@ template <int DH, int KEYS> static __device__ __forceinline__ void weigh_keys(at
 }
 
 static __device__ __forceinline__ uint32_t half_pair(float low, float high) {
-    const __half2 h = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&h);
+    return bits_of(__floats2half2_rn(low, high));
 }
 
 /* o += weights times values: the weights' fragments are, pair by pair, the A operand's. */

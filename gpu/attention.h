@@ -4,7 +4,7 @@
 
 #include "gpu/gpu.h"
 
-/* Whether there are kernels for these heads and KV kinds; ERR_UNSUPPORTED says which there are. */
+/* Whether there are kernels for these heads; ERR_UNSUPPORTED says which there are. */
 enum err gpu_attention_check(const struct gpu_network_options *o, struct reason *why) MUST_USE;
 
 #endif

@@ -113,16 +113,21 @@ template <int DH> static __device__ void tile_put(__half *tile, int row, const f
     for (int i = 0; i < DH / 32; i++) tile[tile_at<DH>(row, (lane + 32 * i) / 8) + lane % 8] = __float2half_rn(x[i]);
 }
 
+static __device__ __forceinline__ uint32_t bits_of(__half2 h) {
+    uint32_t bits;
+    memcpy(&bits, &h, sizeof bits);
+    return bits;
+}
+static __device__ __forceinline__ __half2 half2_of(uint32_t bits) {
+    __half2 h;
+    memcpy(&h, &bits, sizeof bits);
+    return h;
+}
+
 /* Four bytes 0..255 as (byte - zero) * scale, in half precision: 0x64bb is 1024 + bb. */
 static __device__ __forceinline__ uint2 halves_of(uint32_t bytes, __half2 zero, __half2 scale) {
-    const uint32_t words[2] = {prmt(bytes, 0x64646464u, 0x4140), prmt(bytes, 0x64646464u, 0x4342)};
-    uint32_t out[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const __half2 v = __hmul2(__hsub2(*reinterpret_cast<const __half2 *>(&words[i]), zero), scale);
-        out[i] = *reinterpret_cast<const uint32_t *>(&v);
-    }
-    return make_uint2(out[0], out[1]);
+    const __half2 low = half2_of(prmt(bytes, 0x64646464u, 0x4140)), high = half2_of(prmt(bytes, 0x64646464u, 0x4342));
+    return make_uint2(bits_of(__hmul2(__hsub2(low, zero), scale)), bits_of(__hmul2(__hsub2(high, zero), scale)));
 }
 
 static __device__ __forceinline__ void put_chunk(__half *to, uint32_t low, uint32_t high, __half2 zero, __half2 scale) {
