@@ -4,7 +4,7 @@
 #include "gpu/attention.cuh"
 #include "gpu/attention.h"
 
-enum { STEP_WARPS = 4 };
+enum { STEP_WARPS = 4, LEAST_TILES = 2 /* of a split that has any: fewer would cost more to merge than they save */ };
 
 /* Heads of a layer and where their keys and values are. */
 struct layer_heads {
@@ -47,7 +47,7 @@ struct walk {
     uint32_t token, sequence, known, tile, end;
 };
 
-/* The first token from w.token on that opens a sequence of which this split has tiles. */
+/* To the first token from w.token on that opens a sequence of which this split has tiles. */
 static __device__ void walk_open(walk &w, const step_tokens &t) {
     for (; w.token < t.end; w.token++) {
         const uint32_t sequence = t.sequence[w.token];
@@ -61,10 +61,11 @@ static __device__ void walk_open(walk &w, const step_tokens &t) {
             w.known = min(w.known, t.position[i]);
             if (i >= t.first && i < t.end) last = max(last, t.position[i]);
         }
-        const uint32_t tiles = last / TILE + 1;
-        w.tile = (uint32_t)((uint64_t)tiles * blockIdx.y / gridDim.y);
-        w.end = (uint32_t)((uint64_t)tiles * (blockIdx.y + 1) / gridDim.y);
-        if (w.tile < w.end) return;
+        const uint32_t tiles = last / TILE + 1, splits = max(1u, min(gridDim.y, tiles / LEAST_TILES));
+        if (blockIdx.y >= splits) continue;
+        w.tile = (uint32_t)((uint64_t)tiles * blockIdx.y / splits);
+        w.end = (uint32_t)((uint64_t)tiles * (blockIdx.y + 1) / splits);
+        return;
     }
 }
 
@@ -193,32 +194,40 @@ static __device__ void leave_partial(const float *sums, const float *ends, const
     }
 }
 
-/* One row of all splits, by a warp. */
-template <int DH> static __device__ void merge_row(float (&x)[DH / 32], const step_args &a, size_t row) {
-    constexpr int V = DH / 32, AHEAD = 4;
+/* One row of all splits, by a warp; room [splits][2] of its own. All loads of a stage are under way together: what they cost is the
+ * way to L2, and a last block does this for all rows. */
+template <int DH> static __device__ void merge_row(float (&x)[DH / 32], const step_args &a, size_t row, float *room) {
+    constexpr int V = DH / 32, AHEAD = V == 4 ? 16 : 8;
     const uint32_t lane = threadIdx.x % 32, splits = gridDim.y;
     const float *const ends = a.partial + (size_t)a.tokens * a.l.heads * splits * DH + 2 * row * splits;
     const float *const values = a.partial + row * splits * DH + V * lane;
     float max = -INFINITY, sum = 0;
-    for (uint32_t s = lane; s < splits; s += 32) max = fmaxf(max, ldcg_f(ends + 2 * s));
+#pragma unroll 4
+    for (uint32_t s = lane; s < splits; s += 32) {
+        room[2 * s] = ldcg_f(ends + 2 * s), room[2 * s + 1] = ldcg_f(ends + 2 * s + 1);
+        max = fmaxf(max, room[2 * s]);
+    }
     max = warp_max(max);
+    for (uint32_t s = lane; s < splits; s += 32) {
+        room[2 * s] = exp2f(room[2 * s] - max);
+        sum += room[2 * s] * room[2 * s + 1];
+    }
+    const float by = 1 / warp_sum(sum);
+    __syncwarp();
     for (uint32_t first = 0; first < splits; first += AHEAD) {
         float w[AHEAD], v[AHEAD][V];
 #pragma unroll
         for (uint32_t i = 0; i < AHEAD; i++) {
-            const uint32_t s = first + i;
-            w[i] = s < splits ? exp2f(ldcg_f(ends + 2 * s) - max) : 0;
-            if (w[i] > 0) load_values<V>(v[i], values + (size_t)s * DH);
+            w[i] = first + i < splits ? room[2 * (first + i)] : 0;
+            if (w[i] > 0) load_values<V>(v[i], values + (size_t)(first + i) * DH);
         }
 #pragma unroll
-        for (uint32_t i = 0; i < AHEAD; i++) {
-            if (!(w[i] > 0)) continue;
-            sum += w[i] * ldcg_f(ends + 2 * (first + i) + 1);
+        for (uint32_t i = 0; i < AHEAD; i++)
 #pragma unroll
-            for (int j = 0; j < V; j++) x[j] += w[i] * v[i][j];
-        }
+            for (int j = 0; j < V; j++)
+                if (w[i] > 0) x[j] += w[i] * v[i][j];
     }
-    const float by = 1 / sum;
+    __syncwarp(); /* before the next row takes the room */
 #pragma unroll
     for (int j = 0; j < V; j++) x[j] *= by;
 }
@@ -256,13 +265,13 @@ template <int V> static __device__ void store_acts(const gpu_acts &out, uint32_t
     }
 }
 
-template <int DH, int ROWS> static __device__ void merge_splits(const step_args &a, const step_tokens &t) {
+template <int DH, int ROWS> static __device__ void merge_splits(float *room, const step_args &a, const step_tokens &t) {
     for (uint32_t row = threadIdx.x / 32; row < ROWS * 16; row += STEP_WARPS) {
         const row_of_block r = row_place(row, a.l.group, t);
         if (r.token >= a.tokens) continue;
         const uint32_t head = blockIdx.x * a.l.group + r.head;
         float x[DH / 32] = {};
-        if (r.token < t.end) merge_row<DH>(x, a, (size_t)r.token * a.l.heads + head);
+        if (r.token < t.end) merge_row<DH>(x, a, (size_t)r.token * a.l.heads + head, room + threadIdx.x / 32 * 2 * gridDim.y);
         if (a.out32) store_values<DH / 32>(a.out32 + ((size_t)r.token * a.l.heads + head) * DH + DH / 32 * (threadIdx.x % 32), x);
         else store_acts<DH / 32>(a.out, r.token, a.l.heads * DH, head * DH, x);
     }
@@ -275,14 +284,17 @@ static __device__ __forceinline__ int row_limit(const row_of_block &r, const ste
 
 /* This block's walk. F16: K and V of a tile are under way while the other is in use; other kinds are unpacked when needed. */
 template <int DH, int ROWS, bool F16>
-static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile, const step_args &a, const step_tokens &t,
-                                                 const float2 *turn, attended<DH> &sums) {
+static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile, const step_args &a, const step_tokens &t, float2 *turn,
+                                                 attended<DH> &sums) {
     constexpr int TEAMS = STEP_WARPS / ROWS, KEYS = TILE / TEAMS;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     walk w = {t.first, 0, 0, 0, 0};
     walk_open(w, t);
     if (F16 && w.token < t.end) fill_step<DH, F16>(k_tile, a.l.keys, a.l, w);
     cp_async_commit();
+    for (uint32_t i = threadIdx.x; i < t.n * (DH / 2); i += STEP_WARPS * 32)
+        turn[i] = rope_turn(t.position[i / (DH / 2)], a.l.rule.frequency[i % (DH / 2)], a.l.rule.magnitude);
+    __syncthreads();
     step_queries<DH, ROWS>(v_tile, a, t, turn);
     __syncthreads();
     uint32_t q[DH / 16][4];
@@ -342,8 +354,6 @@ template <int DH, int ROWS, bool F16> static __global__ __launch_bounds__(STEP_W
         places[threadIdx.x] = a.command->tokens[threadIdx.x].position;
         places[GPU_STEP_TOKENS + threadIdx.x] = a.command->tokens[threadIdx.x].sequence;
     }
-    for (uint32_t i = threadIdx.x; i < n * (DH / 2); i += STEP_WARPS * 32)
-        turn[i] = rope_turn(a.command->tokens[i / (DH / 2)].position, a.l.rule.frequency[i % (DH / 2)], a.l.rule.magnitude);
     __syncthreads();
     attended<DH> sums;
     attended_clear<DH>(sums);
@@ -353,7 +363,7 @@ template <int DH, int ROWS, bool F16> static __global__ __launch_bounds__(STEP_W
     leave_sums<DH>(room, ends, sums);
     __syncthreads();
     leave_partial<DH, ROWS>(room, ends, a, t);
-    if (grid_last(a.tickets + blockIdx.z * a.l.kv_heads + blockIdx.x, gridDim.y)) merge_splits<DH, ROWS>(a, t);
+    if (grid_last(a.tickets + blockIdx.z * a.l.kv_heads + blockIdx.x, gridDim.y)) merge_splits<DH, ROWS>(room, a, t);
 }
 
 /* ---- prompts -------------------------------------------------------------------------------------------------------
@@ -510,8 +520,8 @@ static size_t tile_bytes(uint32_t head_dim) { return 2 * TILE * head_dim * sizeo
 
 template <int DH> static void launch_step(const struct gpu_network *n, const step_args &a, cudaStream_t stream) {
     const uint32_t each = tokens_of_rows(a.l.group), warps = (a.tokens + each - 1) / each, rows = warps > 2 ? 4 : warps;
-    const dim3 grid(a.l.kv_heads, n->splits, (warps + rows - 1) / rows);
-    const size_t shared = tile_bytes(DH);
+    const size_t shared = tile_bytes(DH), most = shared / (STEP_WARPS * 2 * sizeof(float)); /* splits: merge_row's room */
+    const dim3 grid(a.l.kv_heads, n->splits < most ? n->splits : (uint32_t)most, (warps + rows - 1) / rows);
     if (all_f16(n)) {
         if (rows == 1) LAUNCH((attend_step<DH, 1, true>), grid, 128, shared, stream, a);
         else if (rows == 2) LAUNCH((attend_step<DH, 2, true>), grid, 128, shared, stream, a);
