@@ -75,6 +75,7 @@ function(gpu_test what)
 endfunction()
 gpu_test(batch)
 gpu_test(step gpu/step_probe.cu)
+gpu_test(attention gpu/attention_rig.cu)
 
 if(WITH_CUDA)
   foreach(name test_hybrid test_hybrid_moves)
