@@ -34,8 +34,40 @@ static void moves_do_not_change_the_answer(void **state) {
     }
 }
 
+/* A prompt's experts on the CPU or through the ring, whoever decides: the same answer, and steps go on after it. */
+static void the_split_does_not_change_the_answer(void **state) {
+    (void)state;
+    const struct {
+        const char *name;
+        struct run run;
+        uint32_t prompt;
+        bool some, all;
+    } cases[] = {
+        {"all by the CPU", {.cpu_moe = UINT32_MAX, .pass_from = UINT32_MAX}, 70, false, false},
+        {"from 8 tokens", {.cpu_moe = UINT32_MAX, .pass_from = 8, .ubatch = 128}, 70, true, false},
+        {"all through the ring", {.cpu_moe = UINT32_MAX, .pass_from = 1, .ubatch = 128}, 70, true, true},
+        {"one lane, some in VRAM", {.cpu_moe = 1, .pass_from = 1, .kv_on_host = true, .ubatch = 64}, 40, true, true},
+        {"few in RAM", {.cpu_moe = UINT32_MAX, .pass_from = 1, .slots = 48}, 40, true, false},
+        {"as rates say", {.cpu_moe = UINT32_MAX, .ubatch = 128}, 70, false, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct run r = {.on_cpu = true, .ubatch = cases[i].run.ubatch};
+        run(&r, cases[i].prompt, 2, &all);
+        r = cases[i].run;
+        r.fill_first = true;
+        run(&r, cases[i].prompt, 2, &got);
+        print_message("  %llu passed, %llu again; the CPU was asked for %llu\n", (unsigned long long)got.io.passed, (unsigned long long)got.io.passed_again,
+                      (unsigned long long)got.io.uses);
+        if (cases[i].some) assert_true(got.io.passed > 0 && got.io.passed_bytes >= got.io.passed * (EXPERT_BYTES - 4096));
+        if (cases[i].all) assert_true(got.io.uses <= 3 * 2 * LAYERS * USED); /* the two steps' alone */
+        if (cases[i].run.pass_from == UINT32_MAX) assert_int_equal(got.io.passed, 0);
+        expect_close(cases[i].name, &all, &got, CLOSE);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_split_does_not_change_the_answer),
         cmocka_unit_test(moves_do_not_change_the_answer),
     };
     return cmocka_run_group_tests(tests, open_models, remove_models);

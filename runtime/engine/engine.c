@@ -262,11 +262,12 @@ static enum err open_on_machine(struct engine *e, const struct engine_options *o
     if (!code) code = open_pools(e, facts, o, why);
     if (!code) code = make_plan(e, o, facts, process_bytes, profile, why);
     if (!code && e->gpu) settle_gpu(e, o);
+    if (!code && e->gpu) e->rates = split_rates_of(facts, 0, cpu_isa_name(e->ops.isa), pool_threads(e->batch_pool), false);
     free(facts);
     return code;
 }
 
-/* Without room to move experts they stay where they are. */
+/* Without room to move experts, or to pass them, they stay where they are. */
 static enum err use_vram(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
     struct reason refused;
     float *prior;
@@ -274,7 +275,9 @@ static enum err use_vram(struct engine *e, const struct engine_options *o, const
     const struct moves_options moves = {.vram = e->vram, .experts = e->experts, .plan = &e->plan, .prior = prior, .shuffle = o->shuffle_experts};
     if (moves_open(&moves, &e->moves, &refused)) log_line(&o->log, LOG_WARN, "experts stay where they are: %s", refused.text);
     free(prior);
-    graph_use_vram(e->graph, e->vram, e->moves);
+    const struct ring_options ring = {.vram = e->vram, .experts = e->experts, .rates = e->rates, .from_tokens = o->pass_from_tokens};
+    if (ring_open(&ring, &e->ring, &refused)) log_line(&o->log, LOG_WARN, "prompts leave experts in RAM to the CPU: %s", refused.text);
+    graph_use_vram(e->graph, e->vram, e->moves, e->ring);
     return ERR_NONE;
 }
 
@@ -334,6 +337,7 @@ void engine_close(struct engine **engine) {
     if (!e) return;
     *engine = NULL;
     graph_close(&e->graph);
+    ring_close(&e->ring);
     moves_close(&e->moves);
     vram_close(&e->vram);
     network_close(&e->network);
@@ -383,4 +387,9 @@ void engine_get_io(const struct engine *e, struct engine_io *out) {
     if (e->moves) moves_count(e->moves, &moves);
     out->moved = moves.moved;
     out->moved_bytes = moves.bytes;
+    struct ring_counters ring = {0};
+    if (e->ring) ring_count(e->ring, &ring);
+    out->passed = ring.passed;
+    out->passed_bytes = ring.bytes;
+    out->passed_again = ring.reused;
 }

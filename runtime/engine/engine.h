@@ -54,6 +54,7 @@ struct engine_options {
      * only watches, after the fact and on the caller's thread: what it writes is ignored, and nothing is expected. */
     void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
     void *on_experts_ctx;
+    uint32_t pass_from_tokens; /* experts in RAM that so many tokens of a prompt chose are computed by the GPU; 0: as rates say */
     uint32_t shuffle_experts; /* tests: not 0: experts move between RAM and VRAM at random, from that seed */
     struct stream *(*wrap_stream)(void *ctx, struct stream *inner); /* tests: see fetch.h */
     void *wrap_stream_ctx;
@@ -100,6 +101,8 @@ struct engine_io {
     uint64_t busy_ns;                 /* the drive had something to do */
     uint64_t retries;                 /* of reads */
     uint64_t moved, moved_bytes;      /* experts that took a slot in VRAM since */
+    uint64_t passed, passed_bytes;    /* experts that prompts copied to the GPU and forgot again */
+    uint64_t passed_again;            /* of those that were needed, already there */
     bool look_ahead_on;               /* it switches itself off while it loses */
     const char *backend;              /* "io_uring", "pread" */
 };

@@ -28,6 +28,8 @@ struct engine {
     struct gpu *gpu;   /* NULL: none is used; all layers are on it otherwise */
     struct vram *vram; /* NULL without a GPU */
     struct moves *moves; /* NULL: nothing moves */
+    struct ring *ring;   /* NULL: nothing passes */
+    struct split_rates rates; /* of what passes */
     struct graph *graph; /* NULL: vocabulary only */
     enum kv_type kv_type;
     uint64_t kv_room; /* bytes the budget leaves for KV caches of sessions yet to be opened */

@@ -309,6 +309,11 @@ void experts_expect(struct experts *x, uint32_t layer, const int32_t *experts, u
 
 /* ---- to and from VRAM ---------------------------------------------------------------------------------------------- */
 
+uint32_t experts_slots(const struct experts *x, uint32_t layer) {
+    const uint32_t c = x->layer_class[layer], end = c + 1 < x->n_classes ? x->first_slot[c + 1] : x->n_slots;
+    return end - x->first_slot[c];
+}
+
 bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert) {
     const int32_t slot = cache_find(x->cache, layer, expert);
     return slot >= 0 && cache_is_ready(x->cache, slot);

@@ -78,6 +78,7 @@ void experts_breathe(struct experts *x);
 
 /* ---- run, between layers: experts that move to and from VRAM ---- */
 
+uint32_t experts_slots(const struct experts *x, uint32_t layer); /* in RAM, that the layer shares with others of its class */
 /* Is it in RAM now? */
 bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert);
 /* Where it lies, if it is in RAM; it stays there until experts_return(), runs that end meanwhile included. */

@@ -291,9 +291,10 @@ void graph_close(struct graph **graph) {
     free(g);
 }
 
-void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves) {
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring) {
     g->vram = v;
     g->moves = moves;
+    g->ring = ring;
 }
 
 uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }

@@ -12,6 +12,7 @@
 #include "engine/kv.h"
 #include "engine/moves.h"
 #include "engine/network.h"
+#include "engine/ring.h"
 #include "engine/vram.h"
 
 struct graph;
@@ -48,8 +49,8 @@ uint32_t graph_ubatch(const struct graph *g);
 /* Before the first batch with on_logits: room for the logits of a few positions. */
 enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 
-/* From here on runs go to the device; it is borrowed, as is `moves` (may be NULL). */
-void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves);
+/* From here on runs go to the device; it is borrowed, as are `moves` and `ring` (may be NULL). */
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring);
 
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);

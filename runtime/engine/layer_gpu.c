@@ -219,7 +219,10 @@ struct lane_run {
     uint32_t layer;
     bool untold;           /* nobody has seen the routes of told_layer, which are on their way or here */
     uint32_t told_layer;
-    struct gpu_batch_expert *resident; /* [n_experts] of the layer at hand */
+    /* scratch of the layer at hand, [n_experts] each, shared by the lanes */
+    struct gpu_batch_expert *resident;
+    uint32_t *missing; /* tokens that chose an expert without a slot */
+    uint8_t *passes;   /* 1: such an expert goes through the ring */
 };
 
 static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_batch_expert *out) {
@@ -265,7 +268,7 @@ static void compute_missing(const struct worker *me, void *ctx) {
     for (uint32_t t = me->index; t < n; t += me->count) {
         for (uint32_t k = t * used; k < (t + 1) * used; k++) {
             const int32_t expert = r->routes.experts[k];
-            g->expert[k] = v->slot_of[(size_t)r->layer * v->n_experts + (uint32_t)expert] ? -1 : expert;
+            g->expert[k] = r->missing[expert] && !r->passes[expert] ? expert : -1;
             g->share[k] = r->routes.weights[k];
         }
         memcpy((float *)g->in.f32 + t * e, r->routes.input + t * e, e * sizeof(float));
@@ -323,19 +326,55 @@ static enum err start_layer(struct lane_run *r, struct pool *pool, const struct 
     return ERR_NONE;
 }
 
-/* The CPU's experts of the lane's layer, and the sum. */
-static enum err end_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+/* Experts without a slot: how many, and how many of them pass through the ring. */
+static void divide_missing(struct lane_run *r, uint32_t *n, uint32_t *n_passing) {
+    const struct vram *v = r->g->vram;
+    const uint32_t pairs = r->part.n * r->g->net->shape->n_experts_used;
+    const uint32_t *slots = v->slot_of + (size_t)r->layer * v->n_experts;
+    memset(r->missing, 0, v->n_experts * sizeof *r->missing);
+    memset(r->passes, 0, v->n_experts);
+    *n = 0;
+    for (uint32_t p = 0; p < pairs; p++) {
+        const uint32_t e = (uint32_t)r->routes.experts[p];
+        if (!slots[e]) *n += r->missing[e]++ == 0;
+    }
+    *n_passing = r->g->ring && *n ? ring_choose(r->g->ring, r->layer, r->missing, r->passes) : 0;
+}
+
+static void *send_passing(void *ctx) {
+    struct lane_run *r = ctx;
+    ring_send(r->g->ring, &r->part);
+    return NULL;
+}
+
+/* The missing experts of the lane's layer: some over the link by a thread of its own, the others by the pool meanwhile. *rest: the
+ * pool's sums, NULL when it had nothing to do. */
+static enum err compute_both(struct lane_run *r, struct pool *pool, const struct batch *b, const float **rest, struct reason *why) {
     struct graph *g = r->g;
-    struct vram *v = g->vram;
-    const float *rest = NULL;
     struct batch own;
+    uint32_t n, n_passing;
+    pthread_t thread;
+    divide_missing(r, &n, &n_passing);
+    const bool apart = n_passing && pthread_create(&thread, NULL, send_passing, r) == 0;
+    if (n_passing && !apart) send_passing(r);
+    if (n > n_passing) {
+        take_scratch_for(r, &own, b);
+        run_workers(g, pool, compute_missing, r);
+        *rest = g->vram->rest[r->part.lane];
+    }
+    if (apart) pthread_join(thread, NULL);
+    const enum err e = n_passing ? ring_settle(g->ring, why) : ERR_NONE;
+    return g->failed ? g->failed : e;
+}
+
+/* The experts the device has no slots for, and the sum. */
+static enum err end_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct vram *v = r->g->vram;
+    const float *rest = NULL;
     if (!v->all_resident) {
         TRY(await(v, v->ready[r->part.lane], b, why));
         TRY(tell_routes(r, b, why));
-        take_scratch_for(r, &own, b);
-        run_workers(g, pool, compute_missing, r);
-        if (g->failed) return g->failed;
-        rest = v->rest[r->part.lane];
+        TRY(compute_both(r, pool, b, &rest, why));
     }
     v->ops->batch_combine(v->net, &r->part, r->layer, rest);
     r->layer++;
@@ -379,21 +418,27 @@ static uint32_t first_wanted(const struct lane_run *r, const struct batch *b) {
     return b->logits_from <= first ? 0 : b->logits_from - first < r->part.n ? (uint32_t)(b->logits_from - first) : r->part.n;
 }
 
+/* Run the lanes, and the logits that are wanted. */
 static enum err run_prompt(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = g->vram;
     struct lane_run lanes[GPU_LANES] = {{0}};
     const uint32_t n_lanes = !v->all_resident && b->n >= TWO_LANES_TOKENS ? 2 : 1, half = (b->n + n_lanes - 1) / n_lanes;
-    struct gpu_batch_expert *resident = calloc_checked(v->n_experts, sizeof *resident);
-    if (!resident) return fail(why, ERR_NO_MEMORY, "no memory for a list of experts");
-    for (uint32_t i = 0; i < n_lanes; i++)
-        lanes[i] = (struct lane_run){.g = g, .resident = resident,
-                                     .part = {i, i ? b->n - half : half, b->kv->sequence, b->first + i * half, b->tokens + i * half}};
+    struct arena scratch;
+    TRY(arena_open(&scratch, v->n_experts * (sizeof(struct gpu_batch_expert) + sizeof(uint32_t) + 1) + 3 * 64, why));
+    struct lane_run lane = {.g = g};
+    lane.resident = arena_take(&scratch, v->n_experts * sizeof *lane.resident);
+    lane.missing = arena_take(&scratch, v->n_experts * sizeof *lane.missing);
+    lane.passes = arena_take(&scratch, v->n_experts);
+    for (uint32_t i = 0; i < n_lanes; i++) {
+        lane.part = (struct gpu_batch){i, i ? b->n - half : half, b->kv->sequence, b->first + i * half, b->tokens + i * half};
+        lanes[i] = lane;
+    }
     enum err e = run_lanes(lanes, n_lanes, pool, b, why);
     for (uint32_t i = 0; i < n_lanes && !e; i++)
         if (b->on_logits || (b->want_logits && i + 1 == n_lanes)) e = lane_logits(&lanes[i], first_wanted(&lanes[i], b), b, why);
     struct reason ignored;
     if (e && v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored)) {} /* what was launched reads the lanes' buffers */
-    free(resident);
+    arena_close(&scratch);
     graph_set_batch(g, b);
     return e;
 }

@@ -22,10 +22,10 @@ struct seen {
 
 struct run {
     uint64_t vram_budget;
-    bool on_cpu, kv_on_host;
+    bool on_cpu, kv_on_host, fill_first;
     uint32_t slots, cpu_moe, threads, ubatch;
     const char *path;
-    uint32_t shuffle;
+    uint32_t shuffle, pass_from;
     struct seen *seen; /* who watches the choices; may be NULL */
 };
 
