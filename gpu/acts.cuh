@@ -17,7 +17,9 @@ struct vectors {
     uint32_t k;
 };
 
-static inline vectors vectors_of(const gpu_acts &a, const float *f, uint32_t k) { return vectors{f, a.q, a.d, a.s32, a.sum16, k}; }
+static inline vectors vectors_of(const gpu_acts &a, const float *f, uint32_t k) {
+    return vectors{f, a.q, a.d, a.s32, a.sum16, k};
+}
 
 enum { ACTS_SHARED_LIMIT = 47 << 10 /* bytes of shared memory for vectors: what every device has, less our small arrays */ };
 
@@ -115,7 +117,9 @@ static __device__ __forceinline__ group_scale scale_of_group(uint32_t max_bits) 
 static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static __device__ __forceinline__ uint32_t magnitude_bits(float v) { return __float_as_uint(v) & 0x7fffffffu; }
 /* Nearest even; 0 where the group is unusable: v * 0 may be NaN. */
-static __device__ __forceinline__ int round_to_int8(float v, const group_scale &g) { return g.inverse == 0 ? 0 : __float2int_rn(v * g.inverse); }
+static __device__ __forceinline__ int round_to_int8(float v, const group_scale &g) {
+    return g.inverse == 0 ? 0 : __float2int_rn(v * g.inverse);
+}
 
 /* Round 16 values of one lane; v becomes what rounding took away. Returns the sum of the bytes. */
 static __device__ __forceinline__ int quantize16(float (&v)[16], uint32_t (&word)[4], float &d) {
@@ -140,7 +144,8 @@ static __device__ __forceinline__ int quantize16(float (&v)[16], uint32_t (&word
     return sum;
 }
 
-/* A vector as C int8 vectors number v*C + c of `to`; k is a multiple of 32. Parts of `to` that are NULL are left out. No barrier. */
+/* A vector as C int8 vectors number v*C + c of `to`; k is a multiple of 32. Parts of `to` that are NULL are left out. No
+ * barrier. */
 template <int C> static __device__ void block_quantize(const source &s, uint32_t k, const room &to, uint32_t v) {
     const uint32_t lane = threadIdx.x % 32;
     for (uint32_t first = threadIdx.x - lane; first < k / 16; first += blockDim.x) {

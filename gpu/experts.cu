@@ -1,6 +1,6 @@
-/* The experts of a layer in a step, those whose weights are on the device: gate and up with SwiGLU and rounding to int8, then down with
- * the residual. Every distinct expert is read once, whichever tokens chose it (gpu_step.hits). The second kernel's last block adds
- * what the host computed meanwhile. */
+/* The experts of a layer in a step, those whose weights are on the device: gate and up with SwiGLU and rounding to int8, then
+ * down with the residual. Every distinct expert is read once, whichever tokens chose it (gpu_step.hits). The second kernel's
+ * last block adds what the host computed meanwhile. */
 #include "gpu/mail.cuh"
 #include "gpu/matvec.cuh"
 
@@ -15,7 +15,7 @@ static __device__ __forceinline__ weights matrix_in(const expert_place &p, uint3
     return weights{p.slots + (static_cast<uint64_t>(slot) - 1) * 256 + p.offset, p.rows, p.k};
 }
 
-/* ---- gate and up: 32 outputs of one expert a block ------------------------------------------------------------------------- */
+/* ---- gate and up: 32 outputs of one expert a block -------------------------------------------------------------- */
 
 enum { TILE = 32, GATE_UP_ROWS = 2 * TILE };
 
@@ -33,7 +33,8 @@ struct gate_up_args {
 
 /* The first two warps take gate's 32 rows, the others up's: rows 32..63 of the block. */
 template <int TYPE, int T>
-static __device__ __forceinline__ void gate_up_rows(const weights &m, const sharing &how, uint32_t first, const vectors &in, uint32_t use, float *out) {
+static __device__ __forceinline__ void gate_up_rows(const weights &m, const sharing &how, uint32_t first, const vectors &in,
+                                                    uint32_t use, float *out) {
     uint32_t vector[T];
 #pragma unroll
     for (int t = 0; t < T; t++) vector[t] = t;
@@ -41,9 +42,10 @@ static __device__ __forceinline__ void gate_up_rows(const weights &m, const shar
 }
 
 template <int T>
-static __device__ __forceinline__ void gate_up_rows_mixed(int type, const weights &m, const sharing &how, uint32_t first, const vectors &in, uint32_t use, float *out) {
+static __device__ __forceinline__ void gate_up_rows_mixed(int type, const weights &m, const sharing &how, uint32_t first,
+                                                          const vectors &in, uint32_t use, float *out) {
     switch (type) {
-#define X(type) \
+#define X(type)                                                                                                                \
     case TYPE_##type: gate_up_rows<TYPE_##type, T>(m, how, first, in, use, out); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -69,7 +71,8 @@ static __device__ __forceinline__ void store_group(const gpu_acts &mid, size_t a
     if (lane == 0) mid.d[at / 32] = g.d, mid.s32[at / 32] = g.d * static_cast<float>(both);
 }
 
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) gate_up_kernel(const gate_up_args a) {
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) gate_up_kernel(const gate_up_args a) {
     SHARED(float, out, GATE_UP_ROWS * T);
     const uint32_t at = blockIdx.x / a.tiles, tile = blockIdx.x % a.tiles, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (at >= *a.n_hits) return;
@@ -78,8 +81,10 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
     const bool is_up = warp >= BLOCK_WARPS / 2;
     const weights m = is_up ? matrix_in(a.up, slot) : matrix_in(a.gate, slot);
     const uint32_t first = tile * TILE - (is_up ? TILE : 0); /* wraps below 0, and back when the warp's own row is added */
-    if constexpr (TYPE == MIXED) gate_up_rows_mixed<T>(is_up ? a.up_type : a.gate_type, m, is_up ? a.up_how : a.gate_how, first, a.in, use, out);
-    else gate_up_rows<TYPE, T>(m, a.gate_how, first, a.in, use, out);
+    if constexpr (TYPE == MIXED)
+        gate_up_rows_mixed<T>(is_up ? a.up_type : a.gate_type, m, is_up ? a.up_how : a.gate_how, first, a.in, use, out);
+    else
+        gate_up_rows<TYPE, T>(m, a.gate_how, first, a.in, use, out);
     __syncthreads();
     const uint32_t f = tile * TILE + lane;
 #pragma unroll 1
@@ -95,7 +100,7 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
 
 template <int T> static void launch_gate_up(const gate_up_args &a, int type, uint32_t blocks, cudaStream_t stream) {
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((gate_up_kernel<TYPE_##suffix, T>), blocks, BLOCK_THREADS, 0, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -123,7 +128,7 @@ void gpu_launch_gate_up(struct gpu_network *n, uint32_t tokens, uint32_t layer, 
 #undef CALL
 }
 
-/* ---- down: 8 rows of all experts a block ------------------------------------------------------------------------------------ */
+/* ---- down: 8 rows of all experts a block ------------------------------------------------------------------------ */
 
 enum { DOWN_ROWS = 8 };
 
@@ -161,12 +166,14 @@ static __device__ __forceinline__ void add_answer(const down_args &a) {
 
 /* The slices of all experts' rows lie beside each other over the block's threads, as if they were one long row, so that rows
  * shorter than a warp leave no lane idle. */
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) down_kernel(const down_args a) {
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) down_kernel(const down_args a) {
     typedef unpack<TYPE> U;
     enum { R = U::FLIGHT, N = R * T };
     SHARED(gpu_hit, hits, T * GPU_MAX_USED);
     SHARED(float, out, BLOCK_WARPS * DOWN_ROWS * T);
-    const uint32_t n_hits = *a.n_hits, first = blockIdx.x * DOWN_ROWS, lane = threadIdx.x % 32, warp = threadIdx.x / 32, e = a.down.rows;
+    const uint32_t n_hits = *a.n_hits, first = blockIdx.x * DOWN_ROWS, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+                   e = a.down.rows;
     copy_hits(hits, a.hits, n_hits);
     __syncthreads();
 #pragma unroll 1
@@ -213,7 +220,7 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
 
 template <int T> static void launch_down(const down_args &a, int type, uint32_t blocks, uint32_t threads, cudaStream_t stream) {
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((down_kernel<TYPE_##suffix, T>), blocks, threads, 0, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X

@@ -1,12 +1,12 @@
-/* The device's side of a letter to the host and its answer (gpu.h, struct gpu_mail). One letter is open at a time: the kernel that
- * follows the one that waits cannot have started. All functions are called by all threads of one block. */
+/* The device's side of a letter to the host and its answer (gpu.h, struct gpu_mail). One letter is open at a time: the kernel
+ * that follows the one that waits cannot have started. All functions are called by all threads of one block. */
 #ifndef COLDSTREAM_GPU_MAIL_CUH
 #define COLDSTREAM_GPU_MAIL_CUH
 
 #include "gpu/network.h"
 
 struct post_box {
-    gpu_mail *mail;          /* the host's memory, as input, answer, values, abort and result are */
+    gpu_mail *mail; /* the host's memory, as input, answer, values, abort and result are */
     float *input;
     const gpu_answer *answer;
     const float *values;
@@ -18,7 +18,8 @@ struct post_box {
 
 static inline post_box post_box_of(const gpu_network *n) {
     const gpu_shared &s = n->shared_dev;
-    return post_box{s.mail, s.mail_input, s.answer, s.answer_values, const_cast<const uint32_t *>(s.abort), s.result, n->step.mail_number, n->step.failed, n->patience_ns};
+    return post_box{s.mail,   s.mail_input,        s.answer,       s.answer_values, const_cast<const uint32_t *>(s.abort),
+                    s.result, n->step.mail_number, n->step.failed, n->patience_ns};
 }
 
 /* n floats that other blocks may have written, to the host's memory. */
@@ -47,7 +48,8 @@ static __device__ __forceinline__ bool block_await(const post_box &b, uint32_t l
     SHARED(uint32_t, good, 1);
     __syncthreads();
     if (threadIdx.x == 0) {
-        const spin_result r = spin_wait(const_cast<const uint32_t *>(&b.answer->number), ldcg_u(b.number), b.abort, b.patience_ns);
+        const spin_result r =
+            spin_wait(const_cast<const uint32_t *>(&b.answer->number), ldcg_u(b.number), b.abort, b.patience_ns);
         good[0] = r == SPIN_SEEN && ld_acquire_sys(const_cast<const uint32_t *>(&b.answer->failed)) == 0;
         if (!good[0]) *b.failed = 1;
         if (r == SPIN_LATE) b.result->overdue_layer = layer;
@@ -57,8 +59,10 @@ static __device__ __forceinline__ bool block_await(const post_box &b, uint32_t l
     return good[0] != 0;
 }
 
-/* use(i, v) for the answer's values i .. i+3 (by_four) or i alone (v.x); each is a read across the bus, so a thread has four under way. */
-template <class Use> static __device__ __forceinline__ void block_receive(const float *values, uint32_t n, bool by_four, Use use) {
+/* use(i, v) for the answer's values i .. i+3 (by_four) or i alone (v.x); each is a read across the bus, so a thread has four
+ * under way. */
+template <class Use>
+static __device__ __forceinline__ void block_receive(const float *values, uint32_t n, bool by_four, Use use) {
     enum { AHEAD = 4 };
     const uint32_t width = by_four ? 4 : 1;
     for (uint32_t first = width * threadIdx.x; first < n; first += AHEAD * width * blockDim.x) {
@@ -68,8 +72,10 @@ template <class Use> static __device__ __forceinline__ void block_receive(const 
             const uint32_t i = first + j * width * blockDim.x;
             v[j] = make_float4(0, 0, 0, 0);
             if (i >= n) continue;
-            if (by_four) v[j] = ldcv_f4(values + i);
-            else v[j].x = __uint_as_float(ldcv_u(reinterpret_cast<const uint32_t *>(values + i)));
+            if (by_four)
+                v[j] = ldcv_f4(values + i);
+            else
+                v[j].x = __uint_as_float(ldcv_u(reinterpret_cast<const uint32_t *>(values + i)));
         }
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {

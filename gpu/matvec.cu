@@ -1,9 +1,9 @@
-/* The dense products of a step: q, k and v; the output projection; the head. Each is one kernel over the rows, a template of the weight
- * type and the number of tokens; q, k and v of different types share a kernel that asks for the type in each block. */
+/* The dense products of a step: q, k and v; the output projection; the head. Each is one kernel over the rows, a template of
+ * the weight type and the number of tokens; q, k and v of different types share a kernel that asks for the type. */
 #include "gpu/device.h"
 #include "gpu/matvec.cuh"
 
-/* ---- q, k, v ---------------------------------------------------------------------------------------------------------------- */
+/* ---- q, k, v ---------------------------------------------------------------------------------------------------- */
 
 enum { DENSE_ROWS = 16 };
 
@@ -22,23 +22,26 @@ struct qkv_args {
     float eps;
 };
 
-template <int TYPE, int T> static __device__ __forceinline__ void qkv_rows(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
+template <int TYPE, int T>
+static __device__ __forceinline__ void qkv_rows(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
     uint32_t vector[T];
 #pragma unroll
     for (int t = 0; t < T; t++) vector[t] = t;
     block_rows<TYPE, DENSE_ROWS, T, 1, true>(p.m, first, p.how, x, ~0u, vector, out);
 }
 
-template <int T> static __device__ __forceinline__ void qkv_rows_mixed(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
+template <int T>
+static __device__ __forceinline__ void qkv_rows_mixed(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
     switch (p.type) {
-#define X(type) \
+#define X(type)                                                                                                                \
     case TYPE_##type: qkv_rows<TYPE_##type, T>(p, first, x, out); break;
         GPU_MATVEC_TYPES(X)
 #undef X
     }
 }
 
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) qkv_kernel(const qkv_args a) {
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) qkv_kernel(const qkv_args a) {
     DYN_SHARED(unsigned char, shared);
     SHARED(float, out, DENSE_ROWS * T);
     qkv_part p = a.part[0];
@@ -48,16 +51,19 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
     if constexpr (TYPE != MIXED) prefetch_rows<TYPE>(p.m, first, rows);
     const room acts = acts_carve(shared, a.wants, T, p.m.k, 1);
     block_prologue<T, 1>(a.x, a.gain, a.eps, a.wants, acts);
-    if constexpr (TYPE == MIXED) qkv_rows_mixed<T>(p, first, acts_read(acts), out);
-    else qkv_rows<TYPE, T>(p, first, acts_read(acts), out);
+    if constexpr (TYPE == MIXED)
+        qkv_rows_mixed<T>(p, first, acts_read(acts), out);
+    else
+        qkv_rows<TYPE, T>(p, first, acts_read(acts), out);
     __syncthreads();
     const uint32_t row = threadIdx.x % rows, t = threadIdx.x / rows;
-    if (t < T && first + row < p.m.rows) a.y[static_cast<size_t>(t) * a.ld + p.column + first + row] = sum_parts<DENSE_ROWS, T>(out, p.how.parts, row, t);
+    if (t < T && first + row < p.m.rows)
+        a.y[static_cast<size_t>(t) * a.ld + p.column + first + row] = sum_parts<DENSE_ROWS, T>(out, p.how.parts, row, t);
 }
 
 template <int T> static void launch_qkv(const qkv_args &a, int type, uint32_t blocks, uint32_t shared, cudaStream_t stream) {
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((qkv_kernel<TYPE_##suffix, T>), blocks, BLOCK_THREADS, shared, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -90,7 +96,7 @@ void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cuda
     }
 }
 
-/* ---- output projection -------------------------------------------------------------------------------------------------------- */
+/* ---- output projection ------------------------------------------------------------------------------------------ */
 
 struct output_args {
     weights m;
@@ -99,7 +105,8 @@ struct output_args {
     float *x; /* [T][rows], added to */
 };
 
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) output_kernel(const output_args a) {
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) output_kernel(const output_args a) {
     SHARED(float, out, DENSE_ROWS * T);
     uint32_t vector[T];
 #pragma unroll
@@ -108,13 +115,14 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
     block_rows<TYPE, DENSE_ROWS, T, 1, true>(a.m, first, a.how, a.in, ~0u, vector, out);
     __syncthreads();
     const uint32_t row = threadIdx.x % rows, t = threadIdx.x / rows;
-    if (t < T && first + row < a.m.rows) a.x[static_cast<size_t>(t) * a.m.rows + first + row] += sum_parts<DENSE_ROWS, T>(out, a.how.parts, row, t);
+    if (t < T && first + row < a.m.rows)
+        a.x[static_cast<size_t>(t) * a.m.rows + first + row] += sum_parts<DENSE_ROWS, T>(out, a.how.parts, row, t);
 }
 
 template <int T> static void launch_output(const output_args &a, int type, cudaStream_t stream) {
     const uint32_t rows = DENSE_ROWS / a.how.parts, blocks = (a.m.rows + rows - 1) / rows;
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((output_kernel<TYPE_##suffix, T>), blocks, BLOCK_THREADS, 0, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -123,13 +131,14 @@ template <int T> static void launch_output(const output_args &a, int type, cudaS
 
 void gpu_launch_output(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_matrix &m = n->layers[layer].output;
-    const output_args a = {weights_of(m), share_rows(m.type, m.k), vectors_of(n->step.attended, n->step.attended32, m.k), n->step.x};
+    const output_args a = {weights_of(m), share_rows(m.type, m.k), vectors_of(n->step.attended, n->step.attended32, m.k),
+                           n->step.x};
 #define CALL(T) launch_output<T>(a, m.type, stream)
     GPU_FOR_TOKENS(tokens, CALL)
 #undef CALL
 }
 
-/* ---- head --------------------------------------------------------------------------------------------------------------------- */
+/* ---- head ------------------------------------------------------------------------------------------------------- */
 
 enum { HEAD_ROWS = 64, HEAD_BLOCKS_PER_SM = 6 };
 
@@ -143,7 +152,7 @@ struct head_args {
     float eps;
 };
 
-/* Largest for the largest logit, of equal ones for the lowest row: unsigned integers can be compared by atomics in any order. */
+/* Largest for the largest logit, of equal ones for the lowest row: integers that atomics can compare in any order. */
 static __device__ __forceinline__ unsigned long long key_of(float value, uint32_t row) {
     const uint32_t bits = __float_as_uint(value + 0.0f); // -0 becomes 0
     const uint32_t rising = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -151,8 +160,12 @@ static __device__ __forceinline__ unsigned long long key_of(float value, uint32_
 }
 
 /* The head's input as one vector and, int8, as two: what rounding took goes through the head as well (engine/graph.c). */
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 2)) head_kernel(const head_args a) {
-    enum { C = unpack<TYPE>::GROUP == 0 ? 1 : 2, OWN = (T + BLOCK_WARPS - 1) / BLOCK_WARPS /* tokens whose results a warp writes */ };
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 2)) head_kernel(const head_args a) {
+    enum {
+        C = unpack<TYPE>::GROUP == 0 ? 1 : 2,
+        OWN = (T + BLOCK_WARPS - 1) / BLOCK_WARPS /* tokens whose results a warp writes */
+    };
     DYN_SHARED(unsigned char, shared);
     uint32_t vector[T];
 #pragma unroll
@@ -177,7 +190,8 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
             for (uint32_t row = lane; t < T && row < rows && first + row < a.m.rows; row += 32) {
                 const float value = sum_parts<HEAD_ROWS, T>(out, a.how.parts, row, t);
                 a.logits[static_cast<size_t>(t) * a.m.rows + first + row] = value;
-                if (value > best[i] || best_row[i] == 0xffffffffu) best[i] = isnan(value) ? -INFINITY : value, best_row[i] = first + row;
+                if (value > best[i] || best_row[i] == 0xffffffffu)
+                    best[i] = isnan(value) ? -INFINITY : value, best_row[i] = first + row;
             }
         }
         __syncthreads();
@@ -192,7 +206,7 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
 
 template <int T> static void launch_head(const head_args &a, int type, uint32_t blocks, uint32_t shared, cudaStream_t stream) {
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((head_kernel<TYPE_##suffix, T>), blocks, BLOCK_THREADS, shared, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -206,7 +220,8 @@ void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream
     a.gain = reinterpret_cast<const float *>(n->options.output_norm), a.eps = n->shape.rms_eps, a.wants = gpu_wants(m.type);
     struct gpu_info info;
     n->gpu->ops->info(n->gpu, &info);
-    const uint32_t rows = HEAD_ROWS / a.how.parts, needed = (m.rows + rows - 1) / rows, most = info.sm_count * HEAD_BLOCKS_PER_SM;
+    const uint32_t rows = HEAD_ROWS / a.how.parts, needed = (m.rows + rows - 1) / rows,
+                   most = info.sm_count * HEAD_BLOCKS_PER_SM;
     const uint32_t blocks = needed < most ? needed : most;
     const uint32_t each = acts_shared_bytes(a.wants, m.k, a.wants & WANT_FLOATS ? 1 : 2) + sizeof(float) * HEAD_ROWS;
     const uint32_t together = tokens_together(tokens, each);

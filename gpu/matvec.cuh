@@ -8,7 +8,9 @@
 #include "gpu/acts.cuh"
 #include "gpu/unpack.cuh"
 
-static inline weights weights_of(const gpu_matrix &m) { return weights{reinterpret_cast<const uint8_t *>(m.data), m.rows, m.k}; }
+static inline weights weights_of(const gpu_matrix &m) {
+    return weights{reinterpret_cast<const uint8_t *>(m.data), m.rows, m.k};
+}
 
 enum { MIXED = -1 /* instead of a type: decided by each block */ };
 
@@ -42,8 +44,8 @@ template <int TYPE> struct slice_product<TYPE, 0> {
                 const float4 a = x.k % 4 == 0 ? ldf4(f + i) : floats_at(f + i, x.k - at);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
-                    const float dot = U::weight(raw[r], i) * a.x + U::weight(raw[r], i + 1) * a.y + U::weight(raw[r], i + 2) * a.z +
-                                      U::weight(raw[r], i + 3) * a.w;
+                    const float dot = U::weight(raw[r], i) * a.x + U::weight(raw[r], i + 1) * a.y +
+                                      U::weight(raw[r], i + 2) * a.z + U::weight(raw[r], i + 3) * a.w;
                     sum[r][t] += ALL ? dot : weight[t] * dot;
                 }
             }
@@ -79,7 +81,8 @@ template <int TYPE> struct slice_product<TYPE, 32> {
                         const uint32_t *w = l[r].word + 8 * g;
                         int dot = dp4a(low.x, w[0], 0);
                         dot = dp4a(low.y, w[1], dot), dot = dp4a(low.z, w[2], dot), dot = dp4a(low.w, w[3], dot);
-                        dot = dp4a(high.x, w[4], dot), dot = dp4a(high.y, w[5], dot), dot = dp4a(high.z, w[6], dot), dot = dp4a(high.w, w[7], dot);
+                        dot = dp4a(high.x, w[4], dot), dot = dp4a(high.y, w[5], dot), dot = dp4a(high.z, w[6], dot),
+                        dot = dp4a(high.w, w[7], dot);
                         part[r] += d * static_cast<float>(dot);
                     }
                 }
@@ -127,7 +130,7 @@ template <int TYPE> struct slice_product<TYPE, 16> {
     }
 };
 
-/* ---- the lanes' sums together ------------------------------------------------------------------------------------------- */
+/* ---- the lanes' sums together ----------------------------------------------------------------------------------- */
 
 /* Sums over the warp of N values (a power of two up to 32): lane l gets the one of value l / (32 / N). Halving the values at
  * each exchange takes N - 1 shuffles, and log2(32 / N) more for the last. */
@@ -154,7 +157,7 @@ static __device__ __forceinline__ void prefetch_bytes(const uint8_t *from, uint6
     for (uint64_t at = 128 * threadIdx.x; at < bytes; at += 128 * blockDim.x) prefetch_l2(from + at);
 }
 
-/* ---- a block's rows ------------------------------------------------------------------------------------------------------ */
+/* ---- a block's rows --------------------------------------------------------------------------------------------- */
 
 /* How a block of 4 warps shares rows of k: `parts` warps share a row's slices, and each group of them has its own rows. */
 struct sharing {
@@ -163,9 +166,11 @@ struct sharing {
 
 enum { BLOCK_WARPS = 4, BLOCK_THREADS = 32 * BLOCK_WARPS };
 
-static inline uint32_t slice_weights(enum tensor_type type) { return type == TYPE_F32 ? 4 : type == TYPE_F16 || type == TYPE_BF16 ? 8 : 64; }
+static inline uint32_t slice_weights(enum tensor_type type) {
+    return type == TYPE_F32 ? 4 : type == TYPE_F16 || type == TYPE_BF16 ? 8 : 64;
+}
 
-/* int8: a warp for each 32 slices, so that a lane's loads are all in flight; float slices are short, and a lane takes several. */
+/* int8: a warp for each 32 slices, so that all of a lane's loads are in flight; float slices are short: a lane has several. */
 static inline sharing share_rows(enum tensor_type type, uint32_t k) {
     const uint32_t each = slice_weights(type), slices = (k + each - 1) / each, passes = (slices + 31) / 32;
     if (each < 64) return sharing{1, slices};
@@ -175,8 +180,8 @@ static inline sharing share_rows(enum tensor_type type, uint32_t k) {
 /* The block's rows [first, first + ROWS / parts) times T vectors, of which `use` are wanted (ALL: all, unweighted):
  * out[(part * (ROWS / parts) + row) * T + t] in shared memory. No barrier. Rows beyond the matrix repeat its last one. */
 template <int TYPE, int ROWS, int T, int C, bool ALL>
-static __device__ __forceinline__ void block_rows(const weights &m, uint32_t first, const sharing &how, const vectors &x, uint32_t use,
-                                                  const uint32_t (&vector)[T], float *out) {
+static __device__ __forceinline__ void block_rows(const weights &m, uint32_t first, const sharing &how, const vectors &x,
+                                                  uint32_t use, const uint32_t (&vector)[T], float *out) {
     typedef unpack<TYPE> U;
     enum { R = U::FLIGHT, WARP_ROWS = ROWS / BLOCK_WARPS, N = R * T };
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % how.parts, rows = ROWS / how.parts;
@@ -211,7 +216,8 @@ static __device__ __forceinline__ void block_rows(const weights &m, uint32_t fir
 }
 
 /* Sum over the parts, after a barrier: row and vector as in block_rows. */
-template <int ROWS, int T> static __device__ __forceinline__ float sum_parts(const float *out, uint32_t parts, uint32_t row, uint32_t t) {
+template <int ROWS, int T>
+static __device__ __forceinline__ float sum_parts(const float *out, uint32_t parts, uint32_t row, uint32_t t) {
     const uint32_t rows = ROWS / parts;
     float sum = out[row * T + t];
     for (uint32_t part = 1; part < parts; part++) sum += out[(part * rows + row) * T + t];
@@ -225,8 +231,13 @@ template <int TYPE> static __device__ __forceinline__ void prefetch_rows(const w
     const bool small = TYPE == TYPE_Q4_0 || TYPE == TYPE_Q8_0; // blocks of 32
     const uint64_t in_row = m.k / (unpack<TYPE>::GROUP == 0 ? 1 : small ? 32 : QK_K);
     const uint64_t total = m.rows * in_row, b = first * in_row, count = n * in_row;
-    const uint32_t bytes = TYPE == TYPE_F32 ? 4 : TYPE == TYPE_F16 || TYPE == TYPE_BF16 ? 2 : TYPE == TYPE_Q4_0 ? 16 : TYPE == TYPE_Q8_0 ? 32
-                           : TYPE == TYPE_Q4_K ? sizeof(block_q4_k) : TYPE == TYPE_Q5_K ? sizeof(block_q5_k) : 128;
+    const uint32_t bytes = TYPE == TYPE_F32                        ? 4
+                           : TYPE == TYPE_F16 || TYPE == TYPE_BF16 ? 2
+                           : TYPE == TYPE_Q4_0                     ? 16
+                           : TYPE == TYPE_Q8_0                     ? 32
+                           : TYPE == TYPE_Q4_K                     ? sizeof(block_q4_k)
+                           : TYPE == TYPE_Q5_K                     ? sizeof(block_q5_k)
+                                                                   : 128;
     prefetch_bytes(m.data + b * bytes, count * bytes);
     if (TYPE == TYPE_Q6_K) prefetch_bytes(gpu_field(m.data, total, GPU_Q6_K_QH, b, 64), count * 64);
     if (TYPE == TYPE_Q6_K) prefetch_bytes(gpu_field(m.data, total, GPU_Q6_K_SCALES, b, 16), count * 16);
@@ -234,7 +245,8 @@ template <int TYPE> static __device__ __forceinline__ void prefetch_rows(const w
 
 /* The T vectors x normed, as `to` wants them, in shared memory; ends with a barrier. */
 template <int T, int C>
-static __device__ __forceinline__ void block_prologue(const float *x, const float *gain, float eps, uint32_t wants, const room &to) {
+static __device__ __forceinline__ void block_prologue(const float *x, const float *gain, float eps, uint32_t wants,
+                                                      const room &to) {
     SHARED(float, scale, T);
     block_norms<T>(x, to.k, eps, scale);
 #pragma unroll 1
@@ -246,7 +258,7 @@ static __device__ __forceinline__ void block_prologue(const float *x, const floa
     __syncthreads();
 }
 
-/* ---- choosing a kernel on the host ------------------------------------------------------------------------------------------ */
+/* ---- choosing a kernel on the host ------------------------------------------------------------------------------ */
 
 /* The most tokens of 1, 2, 4, 8 whose vectors fit shared memory together; a launch takes so many. */
 static inline uint32_t tokens_together(uint32_t tokens, uint32_t bytes_each) {
@@ -254,13 +266,21 @@ static inline uint32_t tokens_together(uint32_t tokens, uint32_t bytes_each) {
     return tokens;
 }
 
-/* Run `call`<T> for a count of tokens, `call`<TYPE> for a type. */
-#define GPU_FOR_TOKENS(tokens, call)    \
-    switch (tokens) {                   \
-    case 1: { call(1); } break;         \
-    case 2: { call(2); } break;         \
-    case 4: { call(4); } break;         \
-    default: { call(8); } break;        \
+/* `call`(T) for a count of tokens, T a constant. */
+#define GPU_FOR_TOKENS(tokens, call)                                                                                           \
+    switch (tokens) {                                                                                                          \
+    case 1: {                                                                                                                  \
+        call(1);                                                                                                               \
+    } break;                                                                                                                   \
+    case 2: {                                                                                                                  \
+        call(2);                                                                                                               \
+    } break;                                                                                                                   \
+    case 4: {                                                                                                                  \
+        call(4);                                                                                                               \
+    } break;                                                                                                                   \
+    default: {                                                                                                                 \
+        call(8);                                                                                                               \
+    } break;                                                                                                                   \
     }
 
 #endif

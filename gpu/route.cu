@@ -1,5 +1,5 @@
-/* A layer's choice of experts in a step: norm, router, the best experts of each token, where their weights are, and the letter to the
- * host about those that are nowhere on the device. The rows are shared by a few blocks; the last one to finish chooses. */
+/* A layer's choice of experts in a step: norm, router, the best experts of each token, where their weights are, and the letter
+ * to the host about those that are nowhere on the device. A few blocks share the rows; the last one to finish chooses. */
 #include "gpu/mail.cuh"
 #include "gpu/matvec.cuh"
 
@@ -127,9 +127,12 @@ static __device__ void route_choice(const route_args &a) {
     const choice c = {expert, slot, weight};
     const uint32_t warp = threadIdx.x / 32, n_tokens = a.command->n_tokens < a.tokens ? a.command->n_tokens : a.tokens;
     for (uint32_t t = warp; t < a.tokens; t += BLOCK_WARPS) {
-        if (t >= n_tokens) choose_none(a, t, c);
-        else if (a.m.rows <= 128) choose<4>(a, t, c);
-        else choose<LANE_EXPERTS>(a, t, c);
+        if (t >= n_tokens)
+            choose_none(a, t, c);
+        else if (a.m.rows <= 128)
+            choose<4>(a, t, c);
+        else
+            choose<LANE_EXPERTS>(a, t, c);
     }
     __syncthreads();
     const uint32_t p = threadIdx.x;
@@ -156,7 +159,8 @@ static __device__ __forceinline__ void store_normed(const route_args &a, const s
 }
 
 /* T tokens at a time, as many as shared memory holds. */
-template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREADS, T == 8 ? 4 : 5) route_kernel(const route_args a) {
+template <int TYPE, int T>
+static __global__ void __launch_bounds__(BLOCK_THREADS, T == 8 ? 4 : 5) route_kernel(const route_args a) {
     DYN_SHARED(unsigned char, shared);
     SHARED(float, out, ROUTER_ROWS * T);
     SHARED(float, scale, T);
@@ -180,7 +184,9 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
         block_rows<TYPE, ROUTER_ROWS, T, 1, true>(a.m, first, a.how, acts_read(acts), ~0u, vector, out);
         __syncthreads();
         const uint32_t row = threadIdx.x % rows, t = threadIdx.x / rows;
-        if (t < T && first + row < a.m.rows) a.router[static_cast<size_t>(begin + t) * a.m.rows + first + row] = sum_parts<ROUTER_ROWS, T>(out, a.how.parts, row, t);
+        if (t < T && first + row < a.m.rows)
+            a.router[static_cast<size_t>(begin + t) * a.m.rows + first + row] =
+                sum_parts<ROUTER_ROWS, T>(out, a.how.parts, row, t);
         __syncthreads();
     }
     if (grid_last(a.ticket, gridDim.x)) route_choice(a);
@@ -189,7 +195,7 @@ template <int TYPE, int T> static __global__ void __launch_bounds__(BLOCK_THREAD
 template <int T> static void launch_route(const route_args &a, int type, uint32_t shared, cudaStream_t stream) {
     const uint32_t rows = ROUTER_ROWS / a.how.parts, blocks = (a.m.rows + rows - 1) / rows;
     switch (type) {
-#define X(suffix) \
+#define X(suffix)                                                                                                              \
     case TYPE_##suffix: LAUNCH((route_kernel<TYPE_##suffix, T>), blocks, BLOCK_THREADS, shared, stream, a); break;
         GPU_MATVEC_TYPES(X)
 #undef X
@@ -207,8 +213,10 @@ void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cu
     a.wants = gpu_wants(m.type), a.experts_want = gpu_wants(l.gate_type) | gpu_wants(l.up_type);
     if (a.wants & WANT_FLOATS) a.how.parts = BLOCK_WARPS; /* few rows: more blocks */
     a.layer = layer, a.n_used = n->shape.n_used;
-    a.slots = n->slots + static_cast<size_t>(layer) * n->shape.n_experts, a.uses = n->uses + static_cast<size_t>(layer) * n->shape.n_experts;
-    a.command = s.command, a.route = s.route, a.hits = s.hits, a.n_hits = s.n_hits, a.n_missing = s.n_missing, a.n_misses = s.n_misses;
+    a.slots = n->slots + static_cast<size_t>(layer) * n->shape.n_experts,
+    a.uses = n->uses + static_cast<size_t>(layer) * n->shape.n_experts;
+    a.command = s.command, a.route = s.route, a.hits = s.hits, a.n_hits = s.n_hits, a.n_missing = s.n_missing,
+    a.n_misses = s.n_misses;
     a.ticket = s.tickets + GPU_TICKET_ROUTE, a.box = post_box_of(n);
     if (n->shared_dev.routes) a.told = const_cast<int32_t *>(n->shared_dev.routes) + static_cast<size_t>(layer) * GPU_STEP_TOKENS * n->shape.n_used;
     const uint32_t each = acts_shared_bytes(a.wants, m.k, 1), together = tokens_together(tokens, each);

@@ -1,10 +1,10 @@
-/* The ends of a step: its command and the tokens' embeddings come in, the likeliest tokens and the result go out; and attention that
- * the host computes for a layer whose KV cache is in RAM. */
+/* The ends of a step: its command and the tokens' embeddings come in, the likeliest tokens and the result go out; and attention
+ * that the host computes for a layer whose KV cache is in RAM. */
 #include "gpu/acts.cuh"
 #include "gpu/embed.cuh"
 #include "gpu/mail.cuh"
 
-/* ---- begin: a block a token ------------------------------------------------------------------------------------------------- */
+/* ---- begin: a block a token ------------------------------------------------------------------------------------- */
 
 enum { BEGIN_THREADS = 256, COMMAND_WORDS = sizeof(struct gpu_command) / 4 };
 
@@ -26,7 +26,9 @@ static __device__ __forceinline__ int32_t id_of(const begin_args &a, const gpu_c
     return c->tokens[t].id == -1 ? a.best[t] : c->tokens[t].id;
 }
 
-static __device__ __forceinline__ bool is_token(const begin_args &a, int32_t id) { return id >= 0 && static_cast<uint32_t>(id) < a.n_vocab; }
+static __device__ __forceinline__ bool is_token(const begin_args &a, int32_t id) {
+    return id >= 0 && static_cast<uint32_t>(id) < a.n_vocab;
+}
 
 /* Whether this launch can do what the command says: it is the one for this step, and its tokens exist. */
 static __device__ __forceinline__ bool command_fits(const begin_args &a, const gpu_command *c, uint32_t number, uint32_t most) {
@@ -40,7 +42,8 @@ static __device__ __forceinline__ bool command_fits(const begin_args &a, const g
 static __device__ __forceinline__ void apply_patches(const begin_args &a, const gpu_command *c) {
     for (uint32_t i = 0; i < c->n_patches && i < GPU_COMMAND_PATCHES; i++) {
         const uint32_t layer = c->patches[i].layer, expert = c->patches[i].expert;
-        if (layer < a.n_layers && expert < a.n_experts) a.slots[static_cast<size_t>(layer) * a.n_experts + expert] = c->patches[i].slot;
+        if (layer < a.n_layers && expert < a.n_experts)
+            a.slots[static_cast<size_t>(layer) * a.n_experts + expert] = c->patches[i].slot;
     }
 }
 
@@ -55,7 +58,8 @@ static __global__ void __launch_bounds__(BEGIN_THREADS) begin_kernel(const begin
     const int32_t id = id_of(a, command, t);
     const bool usable = t < command->n_tokens && is_token(a, id);
     if (t == 0) {
-        for (uint32_t i = threadIdx.x; i < COMMAND_WORDS; i += blockDim.x) reinterpret_cast<uint32_t *>(a.command)[i] = words[i];
+        for (uint32_t i = threadIdx.x; i < COMMAND_WORDS; i += blockDim.x)
+            reinterpret_cast<uint32_t *>(a.command)[i] = words[i];
         if (threadIdx.x < GPU_STEP_TOKENS) a.best_key[threadIdx.x] = 0;
         if (threadIdx.x == 0) {
             apply_patches(a, command);
@@ -77,19 +81,34 @@ static __global__ void __launch_bounds__(BEGIN_THREADS) begin_kernel(const begin
 void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const gpu_network_options &o = n->options;
     const gpu_step &s = n->step;
-    const begin_args a = {n->shared_dev.commands[0], n->shared_dev.commands[1], s.command, s.command_number, reinterpret_cast<const uint8_t *>(o.embedding_mapped),
-                          o.embedding_type, o.embedding_row_bytes, n->shape.n_vocab, n->shape.n_embd, n->shape.n_layers, n->shape.n_experts, s.best, s.x, n->slots,
-                          s.failed, s.n_misses, s.n_missing, s.best_key};
+    const begin_args a = {n->shared_dev.commands[0],
+                          n->shared_dev.commands[1],
+                          s.command,
+                          s.command_number,
+                          reinterpret_cast<const uint8_t *>(o.embedding_mapped),
+                          o.embedding_type,
+                          o.embedding_row_bytes,
+                          n->shape.n_vocab,
+                          n->shape.n_embd,
+                          n->shape.n_layers,
+                          n->shape.n_experts,
+                          s.best,
+                          s.x,
+                          n->slots,
+                          s.failed,
+                          s.n_misses,
+                          s.n_missing,
+                          s.best_key};
     LAUNCH(begin_kernel, tokens, BEGIN_THREADS, 0, stream, a);
 }
 
-/* ---- attention by the host ---------------------------------------------------------------------------------------------------- */
+/* ---- attention by the host -------------------------------------------------------------------------------------- */
 
 enum { MAIL_THREADS = 512 };
 
 struct attention_mail_args {
     post_box box;
-    const float *qkv;  /* [T][qkv_width] */
+    const float *qkv;                                /* [T][qkv_width] */
     uint32_t qkv_width, width, layer, tokens, wants; /* what the output matrix multiplies */
     const gpu_command *command;
     gpu_acts attended; /* [T][width] */
@@ -107,25 +126,37 @@ static __global__ void __launch_bounds__(MAIL_THREADS) attention_mail_kernel(con
     }
     for (uint32_t i = threadIdx.x + (answered ? n : 0); i < a.tokens * a.width; i += blockDim.x) a.attended32[i] = 0;
     const bool by_four = a.width % 4 == 0;
-    if (answered) block_receive(a.box.values, n, by_four, [&](uint32_t i, float4 v) {
-            if (by_four) stf4(a.attended32 + i, v);
-            else a.attended32[i] = v.x;
+    if (answered)
+        block_receive(a.box.values, n, by_four, [&](uint32_t i, float4 v) {
+            if (by_four)
+                stf4(a.attended32 + i, v);
+            else
+                a.attended32[i] = v.x;
         });
     __syncthreads();
     if (!(a.wants & WANT_INT8)) return;
     const room to = {NULL, a.attended.d, a.attended.s32, a.attended.q, a.attended.sum16, a.width};
-    for (uint32_t t = 0; t < a.tokens; t++) block_quantize<1>(source{a.attended32 + static_cast<size_t>(t) * a.width, NULL, 1}, a.width, to, t);
+    for (uint32_t t = 0; t < a.tokens; t++)
+        block_quantize<1>(source{a.attended32 + static_cast<size_t>(t) * a.width, NULL, 1}, a.width, to, t);
 }
 
 void gpu_launch_attention_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_shape &s = n->shape;
     const uint32_t width = s.n_heads * s.head_dim;
-    const attention_mail_args a = {post_box_of(n), n->step.qkv, width + 2 * s.n_kv_heads * s.head_dim, width, layer, tokens, gpu_wants(n->layers[layer].output.type),
-                                   n->step.command, n->step.attended, n->step.attended32};
+    const attention_mail_args a = {post_box_of(n),
+                                   n->step.qkv,
+                                   width + 2 * s.n_kv_heads * s.head_dim,
+                                   width,
+                                   layer,
+                                   tokens,
+                                   gpu_wants(n->layers[layer].output.type),
+                                   n->step.command,
+                                   n->step.attended,
+                                   n->step.attended32};
     LAUNCH(attention_mail_kernel, 1, MAIL_THREADS, 0, stream, a);
 }
 
-/* ---- end: one warp ---------------------------------------------------------------------------------------------------------------- */
+/* ---- end: one warp ---------------------------------------------------------------------------------------------- */
 
 struct end_args {
     const uint64_t *best_key;
@@ -155,6 +186,7 @@ static __global__ void __launch_bounds__(32) end_kernel(const end_args a) {
 
 void gpu_launch_end(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const gpu_step &s = n->step;
-    const end_args a = {s.best_key, s.command, s.failed, s.n_misses, s.command_number, s.best, n->shared_dev.result, tokens, n->shape.n_vocab};
+    const end_args a = {s.best_key,           s.command, s.failed,        s.n_misses, s.command_number, s.best,
+                        n->shared_dev.result, tokens,    n->shape.n_vocab};
     LAUNCH(end_kernel, 1, 32, 0, stream, a);
 }

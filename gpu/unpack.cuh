@@ -1,7 +1,8 @@
-/* From the device's layouts (gpu/layout.h) to numbers a lane can multiply: one `unpack` a weight type, for matrix-vector products.
+/* From the device's layouts (gpu/layout.h) to numbers a lane can multiply: one `unpack` a weight type, for matrix-vector
+ * products.
  *
- * A row is cut into slices, and a lane owns a slice: 64 weights of the int8 types, 16 bytes of the float types. load() issues the
- * slice's loads and nothing else, so that FLIGHT rows are in flight; open() does the arithmetic. Opened int8 slices come in
+ * A row is cut into slices, and a lane owns a slice: 64 weights of the int8 types, 16 bytes of the float types. load() issues
+ * the slice's loads and nothing else, so that FLIGHT rows are in flight; open() does the arithmetic. Opened int8 slices come in
  * two kinds:
  *
  *     GROUP 32   two groups of 32 consecutive weights, word 8g+i = weights 64*slice + 32g + 4i .. +3
@@ -40,10 +41,12 @@ static inline GPU_BOTH uint32_t gpu_wants(int type) {
     }
 }
 
-static __device__ __forceinline__ float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
+static __device__ __forceinline__ float half_bits(uint32_t bits) {
+    return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
+}
 static __device__ __forceinline__ uint32_t load_u16(const uint8_t *p) { return *reinterpret_cast<const uint16_t *>(p); }
 
-/* ---- float types: a slice is 16 bytes of a row, or what is left of it ------------------------------------------------ */
+/* ---- float types: a slice is 16 bytes of a row, or what is left of it ------------------------------------------- */
 
 /* SIZE bytes a weight; TYPE turns the bits of one into a float. */
 template <int TYPE, int SIZE> struct unpack_floats {
@@ -61,8 +64,10 @@ template <int TYPE, int SIZE> struct unpack_floats {
         const uint32_t left = m.k - slice * WEIGHTS;
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++) {
-            if (SIZE == 4) r.bits[i] = i < left ? reinterpret_cast<const uint32_t *>(at)[i] : 0;
-            else r.bits[i] = (2 * i < left ? load_u16(at + 4 * i) : 0) | (2 * i + 1 < left ? load_u16(at + 4 * i + 2) << 16 : 0);
+            if (SIZE == 4)
+                r.bits[i] = i < left ? reinterpret_cast<const uint32_t *>(at)[i] : 0;
+            else
+                r.bits[i] = (2 * i < left ? load_u16(at + 4 * i) : 0) | (2 * i + 1 < left ? load_u16(at + 4 * i + 2) << 16 : 0);
         }
     }
 };
@@ -79,7 +84,7 @@ template <> struct unpack<TYPE_BF16> : unpack_floats<TYPE_BF16, 2> {
     }
 };
 
-/* ---- two groups of 32 -------------------------------------------------------------------------------------------- */
+/* ---- two groups of 32 ------------------------------------------------------------------------------------------- */
 
 struct levels32 {
     uint32_t word[16];
@@ -90,7 +95,8 @@ static __device__ __forceinline__ void low_nibbles(uint32_t *to, uint4 v) {
     to[0] = v.x & 0x0f0f0f0fu, to[1] = v.y & 0x0f0f0f0fu, to[2] = v.z & 0x0f0f0f0fu, to[3] = v.w & 0x0f0f0f0fu;
 }
 static __device__ __forceinline__ void high_nibbles(uint32_t *to, uint4 v) {
-    to[0] = v.x >> 4 & 0x0f0f0f0fu, to[1] = v.y >> 4 & 0x0f0f0f0fu, to[2] = v.z >> 4 & 0x0f0f0f0fu, to[3] = v.w >> 4 & 0x0f0f0f0fu;
+    to[0] = v.x >> 4 & 0x0f0f0f0fu, to[1] = v.y >> 4 & 0x0f0f0f0fu, to[2] = v.z >> 4 & 0x0f0f0f0fu,
+    to[3] = v.w >> 4 & 0x0f0f0f0fu;
 }
 
 /* Blocks of 32 weights: a slice is two of them, the last one of an odd row a single one, whose second group counts nothing. */
@@ -100,7 +106,8 @@ struct pair_of_blocks {
 };
 static __device__ __forceinline__ pair_of_blocks blocks_of_slice(const weights &m, uint32_t row, uint32_t slice) {
     const uint32_t in_row = m.k / 32;
-    return pair_of_blocks{static_cast<uint64_t>(row) * in_row + 2 * slice, static_cast<uint64_t>(m.rows) * in_row, 2 * slice + 1 < in_row};
+    return pair_of_blocks{static_cast<uint64_t>(row) * in_row + 2 * slice, static_cast<uint64_t>(m.rows) * in_row,
+                          2 * slice + 1 < in_row};
 }
 
 template <> struct unpack<TYPE_Q4_0> {
@@ -112,7 +119,8 @@ template <> struct unpack<TYPE_Q4_0> {
     typedef levels32 levels;
     static __device__ __forceinline__ void load(raw &r, const weights &m, uint32_t row, uint32_t slice) {
         const pair_of_blocks b = blocks_of_slice(m, row, slice);
-        const uint8_t *q = gpu_field(m.data, b.total, GPU_Q4_0_QS, b.first, 16), *d = gpu_field(m.data, b.total, GPU_Q4_0_D, b.first, 2);
+        const uint8_t *q = gpu_field(m.data, b.total, GPU_Q4_0_QS, b.first, 16),
+                      *d = gpu_field(m.data, b.total, GPU_Q4_0_D, b.first, 2);
         r.q[0] = ld128(q), r.q[1] = ld128(b.both ? q + 16 : q);
         r.d[0] = load_u16(d), r.d[1] = b.both ? load_u16(d + 2) : 0;
     }
@@ -136,14 +144,16 @@ template <> struct unpack<TYPE_Q8_0> {
     typedef levels32 levels;
     static __device__ __forceinline__ void load(raw &r, const weights &m, uint32_t row, uint32_t slice) {
         const pair_of_blocks b = blocks_of_slice(m, row, slice);
-        const uint8_t *q = gpu_field(m.data, b.total, GPU_Q8_0_QS, b.first, 32), *d = gpu_field(m.data, b.total, GPU_Q8_0_D, b.first, 2);
+        const uint8_t *q = gpu_field(m.data, b.total, GPU_Q8_0_QS, b.first, 32),
+                      *d = gpu_field(m.data, b.total, GPU_Q8_0_D, b.first, 2);
         const uint8_t *second = b.both ? q + 32 : q;
         r.q[0] = ld128(q), r.q[1] = ld128(q + 16), r.q[2] = ld128(second), r.q[3] = ld128(second + 16);
         r.d[0] = load_u16(d), r.d[1] = b.both ? load_u16(d + 2) : 0;
     }
     static __device__ __forceinline__ void open(const raw &r, uint32_t, levels &l) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) l.word[4 * i] = r.q[i].x, l.word[4 * i + 1] = r.q[i].y, l.word[4 * i + 2] = r.q[i].z, l.word[4 * i + 3] = r.q[i].w;
+        for (int i = 0; i < 4; i++)
+            l.word[4 * i] = r.q[i].x, l.word[4 * i + 1] = r.q[i].y, l.word[4 * i + 2] = r.q[i].z, l.word[4 * i + 3] = r.q[i].w;
         l.scale[0] = half_bits(r.d[0]), l.scale[1] = half_bits(r.d[1]);
         l.min[0] = l.min[1] = 0;
     }
@@ -188,13 +198,15 @@ template <> struct unpack<TYPE_Q5_K> {
     typedef levels32 levels;
     static __device__ __forceinline__ void load(raw &r, const weights &m, uint32_t row, uint32_t slice) {
         const uint8_t *block = block_of_256(m, row, slice, sizeof(block_q5_k)), *q = block + 48 + 32 * (slice % 4);
-        r.head = ld128(block), r.high[0] = ld128(block + 16), r.high[1] = ld128(block + 32), r.q[0] = ld128(q), r.q[1] = ld128(q + 16);
+        r.head = ld128(block), r.high[0] = ld128(block + 16), r.high[1] = ld128(block + 32), r.q[0] = ld128(q),
+        r.q[1] = ld128(q + 16);
     }
     static __device__ __forceinline__ void open(const raw &r, uint32_t slice, levels &l) {
         low_nibbles(l.word, r.q[0]), low_nibbles(l.word + 4, r.q[1]);
         high_nibbles(l.word + 8, r.q[0]), high_nibbles(l.word + 12, r.q[1]);
         const uint32_t bit = 2 * (slice % 4); // of group 2j; the next one is group 2j+1's
-        const uint32_t h[8] = {r.high[0].x, r.high[0].y, r.high[0].z, r.high[0].w, r.high[1].x, r.high[1].y, r.high[1].z, r.high[1].w};
+        const uint32_t h[8] = {r.high[0].x, r.high[0].y, r.high[0].z, r.high[0].w,
+                               r.high[1].x, r.high[1].y, r.high[1].z, r.high[1].w};
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const uint32_t two = h[i] >> bit;
@@ -205,14 +217,14 @@ template <> struct unpack<TYPE_Q5_K> {
     }
 };
 
-/* ---- four groups of 16 ------------------------------------------------------------------------------------------- */
+/* ---- four groups of 16 ------------------------------------------------------------------------------------------ */
 
 struct levels16 {
     uint32_t word[16];
     float scale[4];
 };
 
-/* Lane 2H+h of a block has bytes 16h..16h+15 of half H's low and high bits: weights 128H + 32p + 16h .. +15 of its four planes. */
+/* Lane 2H+h of a block has bytes 16h..16h+15 of half H's low and high bits: weights 128H + 32p + 16h .. +15 of 4 planes. */
 template <> struct unpack<TYPE_Q6_K> {
     enum { GROUP = 16, WEIGHTS = 64, FLIGHT = 2, BIAS = 32 };
     struct raw {

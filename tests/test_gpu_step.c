@@ -1,320 +1,16 @@
-/* The kernels of a step, launch by launch, against the CPU's reference kernels: every weight type, every count of tokens, every count of
- * experts that the host has to compute, and waits that end badly. */
+/* The kernels of a step, launch by launch, against the CPU's reference kernels: every weight type, every count of tokens, every
+ * count of experts that the host has to compute, and waits that end badly. */
 #include "tests/support/check.h"
 
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cpu/cpu.h"
 #include "gpu/gpu.h"
-#include "tests/gpu/step_probe.h"
+#include "tests/gpu/step_fixture.h"
 
-static const uint64_t sync_limit_ns = 60000000000u;
-
-/* ---- random numbers and weights ---------------------------------------------------------------------------------------- */
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint32_t random_bits(void) {
-    random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-static float random_unit(void) { return (float)(random_bits() >> 8) / 0x1p23f - 1; } /* [-1, 1) */
-static float random_normal(void) { return random_unit() + random_unit() + random_unit(); }
-
-static void random_floats(float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] = random_normal();
-}
-
-static uint16_t bf16_of(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return (uint16_t)(bits >> 16);
-}
-
-/* A block of any type: every bit pattern of the quants and scales, and a scale that keeps values near 1. */
-static void random_block(enum tensor_type type, uint8_t *block) {
-    const uint32_t bytes = tensor_type_info(type)->block_bytes;
-    const float value = 0.5f * random_normal();
-    const uint16_t d = f32_to_f16((0.2f + fabsf(random_unit())) * (type == TYPE_Q4_K || type == TYPE_Q5_K ? 0x1p-10f : type == TYPE_Q6_K ? 0x1p-12f : type == TYPE_Q8_0 ? 0x1p-7f : 0x1p-3f));
-    const uint16_t dmin = f32_to_f16(fabsf(random_unit()) * 0x1p-7f), half = f32_to_f16(value), brain = bf16_of(value);
-    for (uint32_t i = 0; i < bytes; i++) block[i] = (uint8_t)random_bits();
-    switch (type) {
-    case TYPE_F32: memcpy(block, &value, 4); break;
-    case TYPE_F16: memcpy(block, &half, 2); break;
-    case TYPE_BF16: memcpy(block, &brain, 2); break;
-    case TYPE_Q6_K: memcpy(block + offsetof(struct block_q6_k, d), &d, 2); break;
-    case TYPE_Q4_K:
-    case TYPE_Q5_K: memcpy(block + 2, &dmin, 2); /* fall through */
-    default: memcpy(block, &d, 2);
-    }
-}
-
-/* A matrix on both sides. */
-struct matrix {
-    enum tensor_type type;
-    uint32_t rows, k;
-    uint64_t row_bytes, bytes;
-    uint8_t *file; /* rows in the file's layout */
-    gpu_ptr device;
-};
-
-static struct matrix random_matrix(enum tensor_type type, uint32_t rows, uint32_t k) {
-    struct matrix m = {type, rows, k, 0, 0, NULL, 0};
-    assert_true(tensor_row_bytes(type, k, &m.row_bytes));
-    m.bytes = m.row_bytes * rows;
-    m.file = malloc(m.bytes);
-    assert_non_null(m.file);
-    const uint32_t block = tensor_type_info(type)->block_bytes;
-    for (uint64_t at = 0; at < m.bytes; at += block) random_block(type, m.file + at);
-    return m;
-}
-
-static void copy_row(struct matrix *m, uint32_t to, uint32_t from) { memcpy(m->file + to * m->row_bytes, m->file + from * m->row_bytes, m->row_bytes); }
-
-/* ---- device ---------------------------------------------------------------------------------------------------------------- */
-
-static struct gpu *device;
-static struct cpu_ops cpu;
-
-static void check_device(enum err e, const struct reason *why) {
-    if (e) fail_test("%s", why->text);
-}
-
-static void finish(void) {
-    struct reason why;
-    check_device(device->ops->sync(device, GPU_COMPUTE, sync_limit_ns, &why), &why);
-}
-
-static void up(gpu_ptr to, const void *from, uint64_t bytes) {
-    device->ops->upload(device, GPU_COMPUTE, to, from, bytes);
-    finish();
-}
-
-/* Through a pinned buffer, as downloads want. */
-static void down(void *to, gpu_ptr from, uint64_t bytes) {
-    struct reason why;
-    void *pinned;
-    gpu_ptr mapped;
-    check_device(device->ops->alloc_pinned(device, bytes, &pinned, &mapped, &why), &why);
-    device->ops->download(device, GPU_COMPUTE, pinned, from, bytes);
-    finish();
-    memcpy(to, pinned, bytes);
-    device->ops->free_pinned(device, pinned, bytes);
-}
-
-static uint32_t down_u32(gpu_ptr from) {
-    uint32_t v;
-    down(&v, from, sizeof v);
-    return v;
-}
-
-static gpu_ptr room(uint64_t bytes) {
-    struct reason why;
-    gpu_ptr p;
-    check_device(device->ops->alloc(device, GPU_USE_DENSE, bytes, &p, &why), &why);
-    return p;
-}
-
-static uint64_t device_bytes(const struct matrix *m) { return device->ops->types[m->type].bytes(m->rows, m->k); }
-
-/* File layout -> device layout at `to`. */
-static void place(const struct matrix *m, gpu_ptr to) {
-    if (device->ops->types[m->type].same_layout) {
-        up(to, m->file, m->bytes);
-        return;
-    }
-    const gpu_ptr staged = room(m->bytes);
-    up(staged, m->file, m->bytes);
-    device->ops->repack(device, GPU_COMPUTE, m->type, to, staged, m->rows, m->k);
-    finish();
-    device->ops->free(device, GPU_USE_DENSE, staged, m->bytes);
-}
-
-static struct gpu_matrix place_dense(struct matrix *m) {
-    m->device = room(device_bytes(m));
-    place(m, m->device);
-    return (struct gpu_matrix){m->device, m->type, m->rows, m->k};
-}
-
-static void drop(struct matrix *m) {
-    if (m->device) device->ops->free(device, GPU_USE_DENSE, m->device, device_bytes(m));
-    free(m->file);
-}
-
-/* ---- a network of one layer ------------------------------------------------------------------------------------------------- */
-
-struct sizes {
-    uint32_t e, f, heads, kv_heads, dh, experts, used, vocab;
-};
-struct types {
-    enum tensor_type q, k, v, output, router, gate, up, down, head, embedding;
-};
-
-struct fixture {
-    struct sizes z;
-    struct types y;
-    struct gpu_network *net;
-    const struct gpu_shared *shared;
-    struct step_probe at;
-    struct matrix q, k, v, output, router, head, embedding;
-    struct matrix *expert; /* [experts][3] gate, up, down */
-    float *attn_norm, *ffn_norm, *output_norm;
-    gpu_ptr norms, slots, mapped;
-    void *embedding_pinned;
-    uint64_t slot_bytes, offset[3];
-    uint32_t number; /* of the last command */
-};
-
-static void free_fixture(struct fixture *f) {
-    const uint32_t e = f->z.e;
-    device->ops->network_close(&f->net);
-    struct matrix *all[] = {&f->q, &f->k, &f->v, &f->output, &f->router, &f->head, &f->embedding};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) drop(all[i]);
-    for (uint32_t i = 0; i < 3 * f->z.experts; i++) drop(&f->expert[i]);
-    free(f->expert);
-    free(f->attn_norm);
-    device->ops->free(device, GPU_USE_DENSE, f->norms, 4 * round_up(e, 64) * sizeof(float));
-    device->ops->free(device, GPU_USE_DENSE, f->slots, f->slot_bytes * f->z.experts);
-    device->ops->free_pinned(device, f->embedding_pinned, f->embedding.bytes);
-}
-
-/* All experts in slots, in order. */
-static void make_experts(struct fixture *f) {
-    const struct sizes *z = &f->z;
-    const enum tensor_type types[3] = {f->y.gate, f->y.up, f->y.down};
-    f->expert = calloc(3 * z->experts, sizeof *f->expert);
-    f->slot_bytes = 0;
-    for (int i = 0; i < 3; i++) {
-        f->offset[i] = f->slot_bytes;
-        f->slot_bytes += i < 2 ? device->ops->types[types[i]].bytes(z->f, z->e) : device->ops->types[types[i]].bytes(z->e, z->f);
-    }
-    f->slots = room(f->slot_bytes * z->experts);
-    for (uint32_t x = 0; x < z->experts; x++)
-        for (int i = 0; i < 3; i++) {
-            struct matrix *m = &f->expert[3 * x + i];
-            *m = i < 2 ? random_matrix(types[i], z->f, z->e) : random_matrix(types[i], z->e, z->f);
-            place(m, f->slots + x * f->slot_bytes + f->offset[i]);
-        }
-}
-
-static void make_norms(struct fixture *f) {
-    const uint64_t e = f->z.e, stride = round_up(e, 64);
-    f->attn_norm = malloc(4 * stride * sizeof(float));
-    f->ffn_norm = f->attn_norm + stride, f->output_norm = f->ffn_norm + stride;
-    for (uint64_t i = 0; i < 4 * stride; i++) f->attn_norm[i] = 1 + 0.3f * random_unit();
-    f->norms = room(4 * stride * sizeof(float));
-    up(f->norms, f->attn_norm, 4 * stride * sizeof(float));
-}
-
-static void make_embedding(struct fixture *f) {
-    struct reason why;
-    f->embedding = random_matrix(f->y.embedding, f->z.vocab, f->z.e);
-    check_device(device->ops->alloc_pinned(device, f->embedding.bytes, &f->embedding_pinned, &f->mapped, &why), &why);
-    memcpy(f->embedding_pinned, f->embedding.file, f->embedding.bytes);
-}
-
-static void open_network(struct fixture *f) {
-    const struct sizes *z = &f->z;
-    const uint64_t stride = round_up(z->e, 64) * sizeof(float);
-    double rope[256];
-    for (uint32_t i = 0; i < z->dh / 2; i++) rope[i] = pow(10000, -2.0 * i / z->dh);
-    const struct gpu_layer layer = {.attn_norm = f->norms, .ffn_norm = f->norms + stride, .q_norm = f->norms + 3 * stride, .k_norm = f->norms + 3 * stride,
-                                    .q = place_dense(&f->q), .k = place_dense(&f->k), .v = place_dense(&f->v), .output = place_dense(&f->output),
-                                    .router = place_dense(&f->router), .gate_type = f->y.gate, .up_type = f->y.up, .down_type = f->y.down,
-                                    .gate_offset = f->offset[0], .up_offset = f->offset[1], .down_offset = f->offset[2]};
-    const struct gpu_network_options o = {
-        .shape = {1, z->e, z->heads, z->kv_heads, z->dh, z->f, z->experts, z->used, z->vocab, 1e-6f, 1}, .layers = &layer, .rope_frequency = rope,
-        .embedding = f->embedding_pinned, .embedding_mapped = f->mapped, .embedding_type = f->y.embedding, .embedding_row_bytes = f->embedding.row_bytes,
-        .output_norm = f->norms + 2 * stride, .head = place_dense(&f->head), .slots = f->slots, .max_sequences = 1, .max_pages = 1};
-    struct reason why;
-    check_device(device->ops->network_open(device, &o, &f->net, &why), &why);
-    f->shared = device->ops->shared(f->net);
-    f->at = step_probe_of(f->net);
-    finish();
-}
-
-static struct fixture make_fixture(struct sizes z, struct types y) {
-    struct fixture f = {.z = z, .y = y};
-    const uint32_t q = z.heads * z.dh, kv = z.kv_heads * z.dh;
-    f.q = random_matrix(y.q, q, z.e), f.k = random_matrix(y.k, kv, z.e), f.v = random_matrix(y.v, kv, z.e);
-    f.output = random_matrix(y.output, z.e, q), f.router = random_matrix(y.router, z.experts, z.e), f.head = random_matrix(y.head, z.vocab, z.e);
-    make_norms(&f);
-    make_experts(&f);
-    make_embedding(&f);
-    return f;
-}
-
-static struct types all_of(enum tensor_type t) { return (struct types){t, t, t, t, t, t, t, t, t, t}; }
-
-static void launch(struct fixture *f, enum probe_launch what, uint32_t tokens) { step_probe_launch(device, f->net, what, tokens, 0); }
-
-/* ---- what the host answers ---------------------------------------------------------------------------------------------------- */
-
-/* How a letter is answered, and what the last one said. */
-struct host {
-    struct fixture *f;
-    enum { ANSWERED, REFUSED, IGNORED } manner;
-    float *values; /* [n][width] the answer */
-    size_t width;  /* of the letter's input, floats a token */
-    size_t answer_width;
-    uint32_t letters;
-    struct gpu_mail mail;
-    float *input;
-    pthread_t thread;
-    atomic_bool stop;
-};
-
-static uint32_t flag(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-
-static void *answer_letters(void *ctx) {
-    struct host *h = ctx;
-    const struct gpu_shared *s = h->f->shared;
-    uint32_t seen = flag(&s->answer->number);
-    while (!atomic_load(&h->stop)) {
-        const uint32_t number = flag(&s->mail->number);
-        if (number == seen) {
-            nanosleep(&(struct timespec){0, 50000}, NULL);
-            continue;
-        }
-        seen = number;
-        h->letters++;
-        memcpy(&h->mail, (const void *)s->mail, sizeof h->mail);
-        memcpy(h->input, s->mail_input, h->mail.n_tokens * h->width * sizeof(float));
-        if (h->manner == IGNORED) continue;
-        memcpy(s->answer_values, h->values, h->mail.n_tokens * h->answer_width * sizeof(float));
-        s->answer->failed = h->manner == REFUSED;
-        __atomic_store_n(&s->answer->number, number, __ATOMIC_RELEASE);
-    }
-    return NULL;
-}
-
-static struct host *start_host(struct fixture *f, int manner, size_t width, size_t answer_width) {
-    struct host *h = calloc(1, sizeof *h);
-    h->f = f, h->manner = manner, h->width = width, h->answer_width = answer_width;
-    h->values = malloc(GPU_STEP_TOKENS * answer_width * sizeof(float));
-    h->input = malloc(GPU_STEP_TOKENS * width * sizeof(float));
-    random_floats(h->values, GPU_STEP_TOKENS * answer_width);
-    assert_int_equal(pthread_create(&h->thread, NULL, answer_letters, h), 0);
-    return h;
-}
-
-/* No letter may be open. An ignored one is answered now: flags only ever rise. */
-static void stop_host(struct host *h) {
-    atomic_store(&h->stop, true);
-    pthread_join(h->thread, NULL);
-    h->f->shared->answer->failed = 0;
-    h->f->shared->answer->number = h->f->shared->mail->number;
-    free(h->values);
-    free(h->input);
-    free(h);
-}
-
-/* ---- references ------------------------------------------------------------------------------------------------------------------ */
+/* ---- references ------------------------------------------------------------------------------------------------- */
 
 /* n vectors of k with their int8 form when k allows. */
 static struct acts make_acts(const float *x, size_t n, size_t k) {
@@ -346,8 +42,8 @@ static void product(const struct matrix *m, const struct acts *x, float *y) {
     free(scratch);
 }
 
-/* What sums of float products of row r with vector x may be off by, and, with `ties`, what the rounding of x to int8 may differ by where
- * x stands within a hair of the middle between two integers. */
+/* What sums of float products of row r with vector x may be off by, and, with `ties`, what the rounding of x to int8 may differ
+ * by where x stands within a hair of the middle between two integers. */
 static double allowance(const struct matrix *m, uint32_t r, const float *x, bool ties) {
     float *w = malloc(m->k * sizeof(float));
     double sum = 0, tie = 0;
@@ -371,7 +67,7 @@ static void check_close(float got, double wanted, double allowed, const char *wh
     if (!(fabs(got - wanted) <= allowed)) fail_test("%s [%zu]: %.9g, wanted %.9g within %.3g", what, at, got, wanted, allowed);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- tests ------------------------------------------------------------------------------------------------------ */
 
 static const uint32_t token_counts[] = {1, 2, 4, 8};
 
@@ -413,7 +109,8 @@ static void check_qkv(struct fixture *f, uint32_t tokens) {
         product(m[i], &a, y);
         for (uint32_t t = 0; t < tokens; t++)
             for (uint32_t r = 0; r < m[i]->rows; r++)
-                check_close(got[t * width + column + r], y[t * m[i]->rows + r], allowance(m[i], r, normed + t * e, true), "q, k or v", column + r);
+                check_close(got[t * width + column + r], y[t * m[i]->rows + r], allowance(m[i], r, normed + t * e, true),
+                            "q, k or v", column + r);
         free(y);
     }
     free_acts(&a);
@@ -429,17 +126,22 @@ static void upload_acts(const struct acts *a, const struct probe_acts *to) {
 
 static void check_output(struct fixture *f, uint32_t tokens) {
     const uint32_t e = f->z.e, k = f->output.k;
-    float *x = random_x(f, tokens), *attended = malloc(tokens * k * sizeof(float)), *got = malloc(tokens * e * sizeof(float)), *y = malloc(tokens * e * sizeof(float));
+    float *x = random_x(f, tokens), *attended = malloc(tokens * k * sizeof(float)), *got = malloc(tokens * e * sizeof(float)),
+          *y = malloc(tokens * e * sizeof(float));
     random_floats(attended, tokens * k);
     struct acts a = make_acts(attended, tokens, k);
-    if (cpu.types[f->output.type].int8_acts) upload_acts(&a, &f->at.attended);
-    else up(f->at.attended32, attended, tokens * k * sizeof(float));
+    if (cpu.types[f->output.type].int8_acts)
+        upload_acts(&a, &f->at.attended);
+    else
+        up(f->at.attended32, attended, tokens * k * sizeof(float));
     launch(f, PROBE_OUTPUT, tokens);
     down(got, f->at.x, tokens * e * sizeof(float));
     product(&f->output, &a, y);
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t r = 0; r < e; r++)
-            check_close(got[t * e + r], (double)x[t * e + r] + y[t * e + r], allowance(&f->output, r, attended + t * k, false) + 1e-6 * fabsf(x[t * e + r]), "x after output", t * e + r);
+            check_close(got[t * e + r], (double)x[t * e + r] + y[t * e + r],
+                        allowance(&f->output, r, attended + t * k, false) + 1e-6 * fabsf(x[t * e + r]), "x after output",
+                        t * e + r);
     free_acts(&a);
     free(x), free(attended), free(got), free(y);
 }
@@ -456,7 +158,8 @@ static void choose(const float *logits, uint32_t n, uint32_t used, int32_t *expe
         }
         taken[best] = true;
         expert[r] = best;
-        const double v = isnan(logits[best]) ? -INFINITY : logits[best], top = isnan(logits[expert[0]]) ? -INFINITY : logits[expert[0]];
+        const double v = isnan(logits[best]) ? -INFINITY : logits[best],
+                     top = isnan(logits[expert[0]]) ? -INFINITY : logits[expert[0]];
         weight[r] = exp(v - top);
         sum += weight[r];
     }
@@ -471,9 +174,11 @@ struct routed {
 };
 
 /* Norm, logits, choice, hits and counters of n real tokens after the route kernel. */
-static void check_choice(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const uint32_t *slots, const uint32_t *uses, struct routed *out) {
+static void check_choice(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const uint32_t *slots,
+                         const uint32_t *uses, struct routed *out) {
     const uint32_t e = f->z.e, experts = f->z.experts, used = f->z.used;
-    float *normed = malloc(tokens * e * sizeof(float)), *logits = malloc(tokens * experts * sizeof(float)), *y = malloc(tokens * experts * sizeof(float));
+    float *normed = malloc(tokens * e * sizeof(float)), *logits = malloc(tokens * experts * sizeof(float)),
+          *y = malloc(tokens * experts * sizeof(float));
     uint32_t *now = malloc(experts * sizeof *now), *wanted_uses = malloc(experts * sizeof *now);
     struct probe_route *route = malloc(tokens * used * sizeof *route);
     out->normed = malloc(tokens * e * sizeof(float));
@@ -483,7 +188,8 @@ static void check_choice(struct fixture *f, uint32_t tokens, uint32_t n, const f
     down(now, f->at.uses, experts * sizeof *now);
     memcpy(wanted_uses, uses, experts * sizeof *now);
     for (uint32_t t = 0; t < tokens; t++) cpu.rmsnorm(x + t * e, f->ffn_norm, e, 1e-6f, normed + t * e);
-    for (uint32_t i = 0; i < tokens * e; i++) check_close(out->normed[i], normed[i], 1e-6 * fabsf(normed[i]) + 1e-30, "normed", i);
+    for (uint32_t i = 0; i < tokens * e; i++)
+        check_close(out->normed[i], normed[i], 1e-6 * fabsf(normed[i]) + 1e-30, "normed", i);
     struct acts a = make_acts(normed, tokens, e);
     product(&f->router, &a, y);
     out->missing = 0;
@@ -491,7 +197,9 @@ static void check_choice(struct fixture *f, uint32_t tokens, uint32_t n, const f
         int32_t expert[GPU_MAX_USED];
         double weight[GPU_MAX_USED];
         for (uint32_t r = 0; r < experts; r++)
-            if (!isnan(y[t * experts + r])) check_close(logits[t * experts + r], y[t * experts + r], allowance(&f->router, r, normed + t * e, true), "router", r);
+            if (!isnan(y[t * experts + r]))
+                check_close(logits[t * experts + r], y[t * experts + r], allowance(&f->router, r, normed + t * e, true),
+                            "router", r);
         if (t < n) choose(logits + t * experts, experts, used, expert, weight);
         for (uint32_t r = 0; r < used; r++) {
             const struct probe_route *got = &route[t * used + r];
@@ -519,8 +227,11 @@ static void check_hits(struct fixture *f, uint32_t tokens, struct routed *r) {
         for (uint32_t t = 0; t < GPU_STEP_TOKENS; t++) {
             const bool set = r->hit[i].tokens >> t & 1;
             pairs += set;
-            if (!set) assert_true(r->hit[i].weight[t] == 0);
-            else assert_true(r->hit[i].rank[t] < used && r->route[t][r->hit[i].rank[t]].slot == r->hit[i].slot && r->route[t][r->hit[i].rank[t]].weight == r->hit[i].weight[t]);
+            if (!set)
+                assert_true(r->hit[i].weight[t] == 0);
+            else
+                assert_true(r->hit[i].rank[t] < used && r->route[t][r->hit[i].rank[t]].slot == r->hit[i].slot &&
+                            r->route[t][r->hit[i].rank[t]].weight == r->hit[i].weight[t]);
         }
     }
     for (uint32_t t = 0; t < tokens; t++)
@@ -534,7 +245,8 @@ static void check_acts(const float *x, const struct probe_acts *from, size_t n, 
     int8_t *q = malloc(n * k);
     float *d = malloc(n * k / 32 * 4), *s32 = malloc(n * k / 32 * 4);
     int32_t *sum16 = malloc(n * k / 16 * 4);
-    down(q, from->q, n * k), down(d, from->d, n * k / 32 * 4), down(s32, from->s32, n * k / 32 * 4), down(sum16, from->sum16, n * k / 16 * 4);
+    down(q, from->q, n * k), down(d, from->d, n * k / 32 * 4), down(s32, from->s32, n * k / 32 * 4),
+        down(sum16, from->sum16, n * k / 16 * 4);
     assert_memory_equal(q, a.q, n * k);
     assert_memory_equal(d, a.d, n * k / 32 * 4);
     assert_memory_equal(sum16, a.sum16, n * k / 16 * 4);
@@ -561,11 +273,17 @@ static void check_letter(const struct host *h, uint32_t n, const struct routed *
     }
 }
 
-/* A token's result of gate and up for one expert: the floats they round, and the int8 that down reads. Leaves what the device has in
- * `mid` [F] as floats. */
-static void check_mid(struct fixture *f, const struct acts *in, uint32_t t, uint32_t rank, const struct matrix *expert, float *mid, const float *normed) {
+/* A token's result of gate and up for one expert: the floats they round, and the int8 that down reads. Leaves what the device
+ * has in `mid` [F] as floats. */
+static void check_mid(struct fixture *f, const struct acts *in, uint32_t t, uint32_t rank, const struct matrix *expert,
+                      float *mid, const float *normed) {
     const uint32_t width = f->z.f, row = t * f->z.used + rank, e = f->z.e;
-    const struct acts one = {1, e, in->f32 + t * e, in->q ? in->q + t * e : NULL, in->q ? in->d + t * e / 32 : NULL, in->q ? in->s32 + t * e / 32 : NULL,
+    const struct acts one = {1,
+                             e,
+                             in->f32 + t * e,
+                             in->q ? in->q + t * e : NULL,
+                             in->q ? in->d + t * e / 32 : NULL,
+                             in->q ? in->s32 + t * e / 32 : NULL,
                              in->q ? in->sum16 + t * e / 16 : NULL};
     float *gate = malloc(width * 4), *upward = malloc(width * 4), *wanted = malloc(width * 4);
     product(&expert[0], &one, gate);
@@ -576,13 +294,16 @@ static void check_mid(struct fixture *f, const struct acts *in, uint32_t t, uint
     float *d = malloc(width / 32 * 4 + 4), *s32 = malloc(width / 32 * 4 + 4);
     int32_t *sum16 = malloc(width / 16 * 4 + 4);
     if (int8) {
-        down(q, f->at.mid.q + (uint64_t)row * width, width), down(d, f->at.mid.d + (uint64_t)row * width / 32 * 4, width / 32 * 4);
-        down(s32, f->at.mid.s32 + (uint64_t)row * width / 32 * 4, width / 32 * 4), down(sum16, f->at.mid.sum16 + (uint64_t)row * width / 16 * 4, width / 16 * 4);
+        down(q, f->at.mid.q + (uint64_t)row * width, width),
+            down(d, f->at.mid.d + (uint64_t)row * width / 32 * 4, width / 32 * 4);
+        down(s32, f->at.mid.s32 + (uint64_t)row * width / 32 * 4, width / 32 * 4),
+            down(sum16, f->at.mid.sum16 + (uint64_t)row * width / 16 * 4, width / 16 * 4);
     } else {
         down(mid, f->at.mid32 + (uint64_t)row * width * 4, width * 4);
     }
     for (uint32_t i = 0; i < width; i++) {
-        const double spread = allowance(&expert[0], i, normed + t * e, false) * (fabsf(upward[i]) + 1) + allowance(&expert[1], i, normed + t * e, false) * (fabsf(gate[i]) + 1);
+        const double spread = allowance(&expert[0], i, normed + t * e, false) * (fabsf(upward[i]) + 1) +
+                              allowance(&expert[1], i, normed + t * e, false) * (fabsf(gate[i]) + 1);
         if (int8) mid[i] = d[i / 32] * (float)q[i];
         check_close(mid[i], wanted[i], 2 * spread + 1e-6 * fabsf(wanted[i]) + (int8 ? 0.501 * d[i / 32] : 0), "mid", i);
     }
@@ -602,7 +323,8 @@ static void check_mid(struct fixture *f, const struct acts *in, uint32_t t, uint
 }
 
 /* x after down: the hits from the device's own mid, and `answer` where the host's share was added. */
-static void check_experts(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const struct routed *r, const float *answer) {
+static void check_experts(struct fixture *f, uint32_t tokens, uint32_t n, const float *x, const struct routed *r,
+                          const float *answer) {
     const uint32_t e = f->z.e, used = f->z.used, width = f->z.f;
     double *wanted = malloc(tokens * e * sizeof *wanted), *allowed = malloc(tokens * e * sizeof *allowed);
     float *got = malloc(tokens * e * sizeof(float)), *mid = malloc(width * 4), *y = malloc(e * 4);
@@ -616,7 +338,8 @@ static void check_experts(struct fixture *f, uint32_t tokens, uint32_t n, const 
             struct acts a = make_acts(mid, 1, width);
             product(&expert[2], &a, y);
             for (uint32_t i = 0; i < e; i++)
-                wanted[t * e + i] += (double)r->route[t][k].weight * y[i], allowed[t * e + i] += r->route[t][k].weight * (allowance(&expert[2], i, mid, false) + 1e-6 * fabsf(y[i]));
+                wanted[t * e + i] += (double)r->route[t][k].weight * y[i],
+                    allowed[t * e + i] += r->route[t][k].weight * (allowance(&expert[2], i, mid, false) + 1e-6 * fabsf(y[i]));
             free_acts(&a);
         }
     down(got, f->at.x, tokens * e * sizeof(float));
@@ -670,7 +393,8 @@ static void check_layer(struct fixture *f, uint32_t tokens, uint32_t n, const bo
 
 static void check_head(struct fixture *f, uint32_t tokens) {
     const uint32_t e = f->z.e, v = f->z.vocab;
-    float *normed = malloc(tokens * e * 4), *rest = malloc(tokens * e * 4), *got = malloc(tokens * v * 4), *y = malloc(tokens * v * 4), *y2 = calloc(tokens * v, 4);
+    float *normed = malloc(tokens * e * 4), *rest = malloc(tokens * e * 4), *got = malloc(tokens * v * 4),
+          *y = malloc(tokens * v * 4), *y2 = calloc(tokens * v, 4);
     begin(f, tokens, tokens, NULL);
     finish();
     float *x = random_x(f, tokens);
@@ -689,7 +413,8 @@ static void check_head(struct fixture *f, uint32_t tokens) {
     for (uint32_t t = 0; t < tokens; t++) {
         uint32_t best = 0;
         for (uint32_t r = 0; r < v; r++) {
-            check_close(got[t * v + r], (double)y[t * v + r] + y2[t * v + r], 3 * allowance(&f->head, r, normed + t * e, false), "logit", t * v + r);
+            check_close(got[t * v + r], (double)y[t * v + r] + y2[t * v + r], 3 * allowance(&f->head, r, normed + t * e, false),
+                        "logit", t * v + r);
             if (got[t * v + r] > got[t * v + best]) best = r;
         }
         assert_int_equal(result->best[t], best);
@@ -707,9 +432,12 @@ static void check_embedding(struct fixture *f, uint32_t tokens) {
     assert_int_equal(end(f, tokens)->failed, 0);
     down(got, f->at.x, tokens * e * sizeof(float));
     for (uint32_t t = 0; t < tokens; t++) {
-        if (t < n) cpu.types[f->embedding.type].dequant(f->embedding.file + (uint64_t)ids[t] * f->embedding.row_bytes, wanted, e);
-        else memset(wanted, 0, e * sizeof(float));
-        for (uint32_t i = 0; i < e; i++) check_close(got[t * e + i], wanted[i], 1e-6 * fabsf(wanted[i]) + 1e-7, "embedding", t * e + i);
+        if (t < n)
+            cpu.types[f->embedding.type].dequant(f->embedding.file + (uint64_t)ids[t] * f->embedding.row_bytes, wanted, e);
+        else
+            memset(wanted, 0, e * sizeof(float));
+        for (uint32_t i = 0; i < e; i++)
+            check_close(got[t * e + i], wanted[i], 1e-6 * fabsf(wanted[i]) + 1e-7, "embedding", t * e + i);
     }
     free(got), free(wanted);
 }
@@ -729,9 +457,11 @@ static void check_all(struct fixture *f, uint32_t tokens) {
     free(r);
 }
 
-static const struct sizes tiny = {.e = 256, .f = 256, .heads = 4, .kv_heads = 2, .dh = 64, .experts = 8, .used = 2, .vocab = 150};
+static const struct sizes tiny = {
+    .e = 256, .f = 256, .heads = 4, .kv_heads = 2, .dh = 64, .experts = 8, .used = 2, .vocab = 150};
 static const struct sizes odd = {.e = 160, .f = 96, .heads = 3, .kv_heads = 1, .dh = 32, .experts = 5, .used = 3, .vocab = 67};
-static const struct sizes crooked = {.e = 54, .f = 45, .heads = 3, .kv_heads = 1, .dh = 32, .experts = 3, .used = 3, .vocab = 33};
+static const struct sizes crooked = {
+    .e = 54, .f = 45, .heads = 3, .kv_heads = 1, .dh = 32, .experts = 3, .used = 3, .vocab = 33};
 
 static void try_types(const enum tensor_type *types, size_t n, struct sizes z) {
     for (size_t i = 0; i < n; i++) {
@@ -775,8 +505,10 @@ static void test_mixed_types(void **state) {
 /* The widths of Qwen3-30B-A3B, fewer rows and experts. */
 static void test_real_widths(void **state) {
     (void)state;
-    const struct sizes real = {.e = 2048, .f = 768, .heads = 32, .kv_heads = 2, .dh = 128, .experts = 10, .used = 8, .vocab = 300};
-    struct types y = {TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_F32, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K};
+    const struct sizes real = {
+        .e = 2048, .f = 768, .heads = 32, .kv_heads = 2, .dh = 128, .experts = 10, .used = 8, .vocab = 300};
+    struct types y = {TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_F32,
+                      TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K};
     struct fixture f = make_fixture(real, y);
     open_network(&f);
     check_all(&f, 1);
@@ -831,7 +563,8 @@ static void test_ties(void **state) {
         check_head(&f, token_counts[t]);
         free(r->normed);
     }
-    for (uint32_t i = 0; i < z.experts; i++) ((float *)(void *)(f.router.file + i * f.router.row_bytes))[0] = i == 150 ? 1 : NAN;
+    for (uint32_t i = 0; i < z.experts; i++)
+        ((float *)(void *)(f.router.file + i * f.router.row_bytes))[0] = i == 150 ? 1 : NAN;
     place(&f.router, f.router.device);
     check_layer(&f, 1, 1, missing, r);
     assert_int_equal(r->route[0][0].expert, 150);
@@ -948,7 +681,8 @@ static void test_commands(void **state) {
     struct fixture f = make_fixture(tiny, all_of(TYPE_Q8_0));
     open_network(&f);
     struct gpu_command *c = f.shared->commands[++f.number % 2];
-    *c = (struct gpu_command){.number = f.number, .n_tokens = 1, .n_patches = 4, .patches = {{0, 1, 77}, {0, 2, 5}, {0, 1, 0}, {9, 3, 4}}};
+    *c = (struct gpu_command){
+        .number = f.number, .n_tokens = 1, .n_patches = 4, .patches = {{0, 1, 77}, {0, 2, 5}, {0, 1, 0}, {9, 3, 4}}};
     launch(&f, PROBE_BEGIN, 1);
     (void)end(&f, 1);
     uint32_t slots[8];
@@ -988,9 +722,9 @@ int main(void) {
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),      cmocka_unit_test(test_odd_rows),       cmocka_unit_test(test_mixed_types),
-        cmocka_unit_test(test_ties),       cmocka_unit_test(test_every_miss_count), cmocka_unit_test(test_special_values),
-        cmocka_unit_test(test_commands),   cmocka_unit_test(test_attention_mail), cmocka_unit_test(test_failed_waits),
+        cmocka_unit_test(test_types),       cmocka_unit_test(test_odd_rows),         cmocka_unit_test(test_mixed_types),
+        cmocka_unit_test(test_ties),        cmocka_unit_test(test_every_miss_count), cmocka_unit_test(test_special_values),
+        cmocka_unit_test(test_commands),    cmocka_unit_test(test_attention_mail),   cmocka_unit_test(test_failed_waits),
         cmocka_unit_test(test_real_widths),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);

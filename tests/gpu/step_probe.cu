@@ -13,9 +13,12 @@ static probe_acts acts(const gpu_acts &a) { return probe_acts{address(a.q), addr
 struct step_probe step_probe_of(const struct gpu_network *n) {
     const gpu_step &s = n->step;
     step_probe p = {};
-    p.x = address(s.x), p.qkv = address(s.qkv), p.attended32 = address(s.attended32), p.normed = address(s.normed), p.router = address(s.router);
-    p.route = address(s.route), p.hits = address(s.hits), p.n_hits = address(s.n_hits), p.mid32 = address(s.mid32), p.logits = address(s.logits);
-    p.best = address(s.best), p.n_missing = address(s.n_missing), p.n_misses = address(s.n_misses), p.failed = address(s.failed);
+    p.x = address(s.x), p.qkv = address(s.qkv), p.attended32 = address(s.attended32), p.normed = address(s.normed),
+    p.router = address(s.router);
+    p.route = address(s.route), p.hits = address(s.hits), p.n_hits = address(s.n_hits), p.mid32 = address(s.mid32),
+    p.logits = address(s.logits);
+    p.best = address(s.best), p.n_missing = address(s.n_missing), p.n_misses = address(s.n_misses),
+    p.failed = address(s.failed);
     p.tickets = address(s.tickets), p.slots = address(n->slots), p.uses = address(n->uses);
     p.attended = acts(s.attended), p.normed8 = acts(s.normed8), p.mid = acts(s.mid);
     return p;

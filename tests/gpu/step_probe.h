@@ -30,7 +30,17 @@ struct probe_route {
     float weight;
 };
 
-enum probe_launch { PROBE_BEGIN, PROBE_QKV, PROBE_ATTENTION_MAIL, PROBE_OUTPUT, PROBE_ROUTE, PROBE_GATE_UP, PROBE_DOWN, PROBE_HEAD, PROBE_END };
+enum probe_launch {
+    PROBE_BEGIN,
+    PROBE_QKV,
+    PROBE_ATTENTION_MAIL,
+    PROBE_OUTPUT,
+    PROBE_ROUTE,
+    PROBE_GATE_UP,
+    PROBE_DOWN,
+    PROBE_HEAD,
+    PROBE_END
+};
 enum { PROBE_TICKETS = 16 };
 
 struct step_probe step_probe_of(const struct gpu_network *n);

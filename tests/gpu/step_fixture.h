@@ -1,0 +1,349 @@
+/* What the test of a step stands on: random weights on both sides, a network of one layer, and a host that answers its letters.
+ * Static functions for one program; `device` and `cpu` are set by its main(). */
+#ifndef COLDSTREAM_TESTS_STEP_FIXTURE_H
+#define COLDSTREAM_TESTS_STEP_FIXTURE_H
+
+#include "tests/support/check.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cpu/cpu.h"
+#include "gpu/gpu.h"
+#include "tests/gpu/step_probe.h"
+
+static const uint64_t sync_limit_ns = 60000000000u;
+
+/* ---- random numbers and weights --------------------------------------------------------------------------------- */
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint32_t random_bits(void) {
+    random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+static float random_unit(void) { return (float)(random_bits() >> 8) / 0x1p23f - 1; } /* [-1, 1) */
+static float random_normal(void) { return random_unit() + random_unit() + random_unit(); }
+
+static void random_floats(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = random_normal();
+}
+
+static uint16_t bf16_of(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* A block of any type: every bit pattern of the quants and scales, and a scale that keeps values near 1. */
+static void random_block(enum tensor_type type, uint8_t *block) {
+    const uint32_t bytes = tensor_type_info(type)->block_bytes;
+    const float value = 0.5f * random_normal();
+    const uint16_t d = f32_to_f16((0.2f + fabsf(random_unit())) * (type == TYPE_Q4_K || type == TYPE_Q5_K ? 0x1p-10f
+                                                                   : type == TYPE_Q6_K                    ? 0x1p-12f
+                                                                   : type == TYPE_Q8_0                    ? 0x1p-7f
+                                                                                                          : 0x1p-3f));
+    const uint16_t dmin = f32_to_f16(fabsf(random_unit()) * 0x1p-7f), half = f32_to_f16(value), brain = bf16_of(value);
+    for (uint32_t i = 0; i < bytes; i++) block[i] = (uint8_t)random_bits();
+    switch (type) {
+    case TYPE_F32: memcpy(block, &value, 4); break;
+    case TYPE_F16: memcpy(block, &half, 2); break;
+    case TYPE_BF16: memcpy(block, &brain, 2); break;
+    case TYPE_Q6_K: memcpy(block + offsetof(struct block_q6_k, d), &d, 2); break;
+    case TYPE_Q4_K:
+    case TYPE_Q5_K: memcpy(block + 2, &dmin, 2); /* fall through */
+    default: memcpy(block, &d, 2);
+    }
+}
+
+/* A matrix on both sides. */
+struct matrix {
+    enum tensor_type type;
+    uint32_t rows, k;
+    uint64_t row_bytes, bytes;
+    uint8_t *file; /* rows in the file's layout */
+    gpu_ptr device;
+};
+
+static struct matrix random_matrix(enum tensor_type type, uint32_t rows, uint32_t k) {
+    struct matrix m = {type, rows, k, 0, 0, NULL, 0};
+    assert_true(tensor_row_bytes(type, k, &m.row_bytes));
+    m.bytes = m.row_bytes * rows;
+    m.file = malloc(m.bytes);
+    assert_non_null(m.file);
+    const uint32_t block = tensor_type_info(type)->block_bytes;
+    for (uint64_t at = 0; at < m.bytes; at += block) random_block(type, m.file + at);
+    return m;
+}
+
+static void copy_row(struct matrix *m, uint32_t to, uint32_t from) {
+    memcpy(m->file + to * m->row_bytes, m->file + from * m->row_bytes, m->row_bytes);
+}
+
+/* ---- device ----------------------------------------------------------------------------------------------------- */
+
+static struct gpu *device;
+static struct cpu_ops cpu;
+
+static void check_device(enum err e, const struct reason *why) {
+    if (e) fail_test("%s", why->text);
+}
+
+static void finish(void) {
+    struct reason why;
+    check_device(device->ops->sync(device, GPU_COMPUTE, sync_limit_ns, &why), &why);
+}
+
+static void up(gpu_ptr to, const void *from, uint64_t bytes) {
+    device->ops->upload(device, GPU_COMPUTE, to, from, bytes);
+    finish();
+}
+
+/* Through a pinned buffer, as downloads want. */
+static void down(void *to, gpu_ptr from, uint64_t bytes) {
+    struct reason why;
+    void *pinned;
+    gpu_ptr mapped;
+    check_device(device->ops->alloc_pinned(device, bytes, &pinned, &mapped, &why), &why);
+    device->ops->download(device, GPU_COMPUTE, pinned, from, bytes);
+    finish();
+    memcpy(to, pinned, bytes);
+    device->ops->free_pinned(device, pinned, bytes);
+}
+
+static uint32_t down_u32(gpu_ptr from) {
+    uint32_t v;
+    down(&v, from, sizeof v);
+    return v;
+}
+
+static gpu_ptr room(uint64_t bytes) {
+    struct reason why;
+    gpu_ptr p;
+    check_device(device->ops->alloc(device, GPU_USE_DENSE, bytes, &p, &why), &why);
+    return p;
+}
+
+static uint64_t device_bytes(const struct matrix *m) { return device->ops->types[m->type].bytes(m->rows, m->k); }
+
+/* File layout -> device layout at `to`. */
+static void place(const struct matrix *m, gpu_ptr to) {
+    if (device->ops->types[m->type].same_layout) {
+        up(to, m->file, m->bytes);
+        return;
+    }
+    const gpu_ptr staged = room(m->bytes);
+    up(staged, m->file, m->bytes);
+    device->ops->repack(device, GPU_COMPUTE, m->type, to, staged, m->rows, m->k);
+    finish();
+    device->ops->free(device, GPU_USE_DENSE, staged, m->bytes);
+}
+
+static struct gpu_matrix place_dense(struct matrix *m) {
+    m->device = room(device_bytes(m));
+    place(m, m->device);
+    return (struct gpu_matrix){m->device, m->type, m->rows, m->k};
+}
+
+static void drop(struct matrix *m) {
+    if (m->device) device->ops->free(device, GPU_USE_DENSE, m->device, device_bytes(m));
+    free(m->file);
+}
+
+/* ---- a network of one layer ------------------------------------------------------------------------------------- */
+
+struct sizes {
+    uint32_t e, f, heads, kv_heads, dh, experts, used, vocab;
+};
+struct types {
+    enum tensor_type q, k, v, output, router, gate, up, down, head, embedding;
+};
+
+struct fixture {
+    struct sizes z;
+    struct types y;
+    struct gpu_network *net;
+    const struct gpu_shared *shared;
+    struct step_probe at;
+    struct matrix q, k, v, output, router, head, embedding;
+    struct matrix *expert; /* [experts][3] gate, up, down */
+    float *attn_norm, *ffn_norm, *output_norm;
+    gpu_ptr norms, slots, mapped;
+    void *embedding_pinned;
+    uint64_t slot_bytes, offset[3];
+    uint32_t number; /* of the last command */
+};
+
+static void free_fixture(struct fixture *f) {
+    const uint32_t e = f->z.e;
+    device->ops->network_close(&f->net);
+    struct matrix *all[] = {&f->q, &f->k, &f->v, &f->output, &f->router, &f->head, &f->embedding};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) drop(all[i]);
+    for (uint32_t i = 0; i < 3 * f->z.experts; i++) drop(&f->expert[i]);
+    free(f->expert);
+    free(f->attn_norm);
+    device->ops->free(device, GPU_USE_DENSE, f->norms, 4 * round_up(e, 64) * sizeof(float));
+    device->ops->free(device, GPU_USE_DENSE, f->slots, f->slot_bytes * f->z.experts);
+    device->ops->free_pinned(device, f->embedding_pinned, f->embedding.bytes);
+}
+
+/* All experts in slots, in order. */
+static void make_experts(struct fixture *f) {
+    const struct sizes *z = &f->z;
+    const enum tensor_type types[3] = {f->y.gate, f->y.up, f->y.down};
+    f->expert = calloc(3 * z->experts, sizeof *f->expert);
+    f->slot_bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        f->offset[i] = f->slot_bytes;
+        f->slot_bytes +=
+            i < 2 ? device->ops->types[types[i]].bytes(z->f, z->e) : device->ops->types[types[i]].bytes(z->e, z->f);
+    }
+    f->slots = room(f->slot_bytes * z->experts);
+    for (uint32_t x = 0; x < z->experts; x++)
+        for (int i = 0; i < 3; i++) {
+            struct matrix *m = &f->expert[3 * x + i];
+            *m = i < 2 ? random_matrix(types[i], z->f, z->e) : random_matrix(types[i], z->e, z->f);
+            place(m, f->slots + x * f->slot_bytes + f->offset[i]);
+        }
+}
+
+static void make_norms(struct fixture *f) {
+    const uint64_t e = f->z.e, stride = round_up(e, 64);
+    f->attn_norm = malloc(4 * stride * sizeof(float));
+    f->ffn_norm = f->attn_norm + stride, f->output_norm = f->ffn_norm + stride;
+    for (uint64_t i = 0; i < 4 * stride; i++) f->attn_norm[i] = 1 + 0.3f * random_unit();
+    f->norms = room(4 * stride * sizeof(float));
+    up(f->norms, f->attn_norm, 4 * stride * sizeof(float));
+}
+
+static void make_embedding(struct fixture *f) {
+    struct reason why;
+    f->embedding = random_matrix(f->y.embedding, f->z.vocab, f->z.e);
+    check_device(device->ops->alloc_pinned(device, f->embedding.bytes, &f->embedding_pinned, &f->mapped, &why), &why);
+    memcpy(f->embedding_pinned, f->embedding.file, f->embedding.bytes);
+}
+
+static void open_network(struct fixture *f) {
+    const struct sizes *z = &f->z;
+    const uint64_t stride = round_up(z->e, 64) * sizeof(float);
+    double rope[256];
+    for (uint32_t i = 0; i < z->dh / 2; i++) rope[i] = pow(10000, -2.0 * i / z->dh);
+    const struct gpu_layer layer = {.attn_norm = f->norms,
+                                    .ffn_norm = f->norms + stride,
+                                    .q_norm = f->norms + 3 * stride,
+                                    .k_norm = f->norms + 3 * stride,
+                                    .q = place_dense(&f->q),
+                                    .k = place_dense(&f->k),
+                                    .v = place_dense(&f->v),
+                                    .output = place_dense(&f->output),
+                                    .router = place_dense(&f->router),
+                                    .gate_type = f->y.gate,
+                                    .up_type = f->y.up,
+                                    .down_type = f->y.down,
+                                    .gate_offset = f->offset[0],
+                                    .up_offset = f->offset[1],
+                                    .down_offset = f->offset[2]};
+    const struct gpu_network_options o = {
+        .shape = {1, z->e, z->heads, z->kv_heads, z->dh, z->f, z->experts, z->used, z->vocab, 1e-6f, 1},
+        .layers = &layer,
+        .rope_frequency = rope,
+        .embedding = f->embedding_pinned,
+        .embedding_mapped = f->mapped,
+        .embedding_type = f->y.embedding,
+        .embedding_row_bytes = f->embedding.row_bytes,
+        .output_norm = f->norms + 2 * stride,
+        .head = place_dense(&f->head),
+        .slots = f->slots,
+        .max_sequences = 1,
+        .max_pages = 1};
+    struct reason why;
+    check_device(device->ops->network_open(device, &o, &f->net, &why), &why);
+    f->shared = device->ops->shared(f->net);
+    f->at = step_probe_of(f->net);
+    finish();
+}
+
+static struct fixture make_fixture(struct sizes z, struct types y) {
+    struct fixture f = {.z = z, .y = y};
+    const uint32_t q = z.heads * z.dh, kv = z.kv_heads * z.dh;
+    f.q = random_matrix(y.q, q, z.e), f.k = random_matrix(y.k, kv, z.e), f.v = random_matrix(y.v, kv, z.e);
+    f.output = random_matrix(y.output, z.e, q), f.router = random_matrix(y.router, z.experts, z.e),
+    f.head = random_matrix(y.head, z.vocab, z.e);
+    make_norms(&f);
+    make_experts(&f);
+    make_embedding(&f);
+    return f;
+}
+
+static struct types all_of(enum tensor_type t) { return (struct types){t, t, t, t, t, t, t, t, t, t}; }
+
+static void launch(struct fixture *f, enum probe_launch what, uint32_t tokens) {
+    step_probe_launch(device, f->net, what, tokens, 0);
+}
+
+/* ---- what the host answers -------------------------------------------------------------------------------------- */
+
+/* How a letter is answered, and what the last one said. */
+struct host {
+    struct fixture *f;
+    enum { ANSWERED, REFUSED, IGNORED } manner;
+    float *values; /* [n][width] the answer */
+    size_t width;  /* of the letter's input, floats a token */
+    size_t answer_width;
+    uint32_t letters;
+    struct gpu_mail mail;
+    float *input;
+    pthread_t thread;
+    atomic_bool stop;
+};
+
+static uint32_t flag(volatile uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+
+static void *answer_letters(void *ctx) {
+    struct host *h = ctx;
+    const struct gpu_shared *s = h->f->shared;
+    uint32_t seen = flag(&s->answer->number);
+    while (!atomic_load(&h->stop)) {
+        const uint32_t number = flag(&s->mail->number);
+        if (number == seen) {
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+            continue;
+        }
+        seen = number;
+        h->letters++;
+        memcpy(&h->mail, (const void *)s->mail, sizeof h->mail);
+        memcpy(h->input, s->mail_input, h->mail.n_tokens * h->width * sizeof(float));
+        if (h->manner == IGNORED) continue;
+        memcpy(s->answer_values, h->values, h->mail.n_tokens * h->answer_width * sizeof(float));
+        s->answer->failed = h->manner == REFUSED;
+        __atomic_store_n(&s->answer->number, number, __ATOMIC_RELEASE);
+    }
+    return NULL;
+}
+
+static struct host *start_host(struct fixture *f, int manner, size_t width, size_t answer_width) {
+    struct host *h = calloc(1, sizeof *h);
+    h->f = f, h->manner = manner, h->width = width, h->answer_width = answer_width;
+    h->values = malloc(GPU_STEP_TOKENS * answer_width * sizeof(float));
+    h->input = malloc(GPU_STEP_TOKENS * width * sizeof(float));
+    random_floats(h->values, GPU_STEP_TOKENS * answer_width);
+    assert_int_equal(pthread_create(&h->thread, NULL, answer_letters, h), 0);
+    return h;
+}
+
+/* No letter may be open. An ignored one is answered now: flags only ever rise. */
+static void stop_host(struct host *h) {
+    atomic_store(&h->stop, true);
+    pthread_join(h->thread, NULL);
+    h->f->shared->answer->failed = 0;
+    h->f->shared->answer->number = h->f->shared->mail->number;
+    free(h->values);
+    free(h->input);
+    free(h);
+}
+
+#endif
