@@ -30,6 +30,8 @@ static void moves_do_not_change_the_answer(void **state) {
         assert_in_range(got.info.vram_experts, 4, all.info.vram_experts - 4);
         assert_true(got.io.moved >= 6 && got.io.moved_bytes >= got.io.moved * (each - 4096));
         assert_true(got.info.vram_peak <= r.vram_budget);
+        assert_int_equal(got.io.gpu_tokens, MOVED + (cases[i].prompt == 1));
+        assert_true(got.io.gpu_misses > 0 && got.io.gpu_misses <= got.io.gpu_tokens * LAYERS * USED && got.io.mails > 0 && got.io.mail_ns > 0);
         expect_close("experts on the move", &all, &got, cases[i].close);
     }
 }

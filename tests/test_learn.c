@@ -538,6 +538,17 @@ static void reading_is_described(void **state) {
     io.experts = 0;
     io_report(&io, 0, &text);
     assert_int_equal(text.len, 0);
+    struct engine_info info = {0};
+    gpu_report(&info, &io, &text);
+    assert_int_equal(text.len, 0);
+    info = (struct engine_info){.device = "Example 16G", .vram_budget = (uint64_t)15872 << 20, .vram_peak = (uint64_t)15800 << 20, .vram_experts = 5120};
+    io = (struct engine_io){.experts = 6144, .gpu_tokens = 200, .gpu_misses = 1040, .mails = 700, .mail_ns = 84000000, .moved = 12, .moved_bytes = 34000000,
+                            .passed = 5000, .passed_bytes = 14300000000, .passed_again = 600};
+    gpu_report(&info, &io, &text);
+    assert_string_equal(text.ptr, "GPU: Example 16G, at most 15800 of 15872 MiB of VRAM used; 5120 of 6144 experts there\n"
+                                  "misses: 5.20 experts a token; the CPU worked 0.42 ms a token on 3.5 requests of the GPU\n"
+                                  "moved into VRAM: 12 experts, 0.03 GB\n"
+                                  "passed through VRAM by prompts: 5000 experts, 14.30 GB; 600 more were there already\n");
     text_free(&text);
 }
 

@@ -173,8 +173,8 @@ static void put_result(struct fields *f, const struct bench_context *b, const st
     put(f, "stddev_ts", false, "%.6f", s.stddev_ts);
     put(f, "test", true, "%s", name);
     put(f, "isa", true, "%s", b->info.isa);
-    put(f, "vram_budget", false, "0");
-    put(f, "vram_peak", false, "0");
+    put(f, "vram_budget", false, "%" PRIu64, b->info.vram_budget);
+    put(f, "vram_peak", false, "%" PRIu64, b->info.vram_peak);
     put(f, "ram_peak", false, "%" PRIu64, r->ram_peak);
     put(f, "nvme_bytes", false, "0");
     put(f, "expert_hit_rate", false, "1");

@@ -317,7 +317,10 @@ enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, st
 void cli_describe_io(const struct cli *c, const struct engine *e, struct text *out) {
     struct engine_io io;
     engine_get_io(e, &io);
+    struct engine_info info;
+    engine_get_info(e, &info);
     io_report(&io, clock_ns() - c->opened_ns, out);
+    gpu_report(&info, &io, out);
 }
 
 void cli_log_io(const struct cli *c, const struct engine *e) {

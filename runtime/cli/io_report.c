@@ -40,3 +40,20 @@ void io_report(const struct engine_io *io, uint64_t ns, struct text *out) {
     add_drive(io, ns, out);
     add_look_ahead(io, out);
 }
+
+static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
+
+void gpu_report(const struct engine_info *info, const struct engine_io *io, struct text *out) {
+    if (!info->device[0]) return;
+    text_addf(out, "GPU: %s, at most %.0f of %.0f MiB of VRAM used; %" PRIu32 " of %" PRIu32 " experts there\n", info->device,
+              mib(info->vram_peak), mib(info->vram_budget), info->vram_experts, io->experts);
+    if (io->gpu_tokens) {
+        const double a_token = 1 / (double)io->gpu_tokens;
+        text_addf(out, "misses: %.2f experts a token; the CPU worked %.2f ms a token on %.1f requests of the GPU\n",
+                  a_token * (double)io->gpu_misses, 1e-6 * a_token * (double)io->mail_ns, a_token * (double)io->mails);
+    }
+    if (io->moved) text_addf(out, "moved into VRAM: %" PRIu64 " experts, %.2f GB\n", io->moved, 1e-9 * (double)io->moved_bytes);
+    if (io->passed)
+        text_addf(out, "passed through VRAM by prompts: %" PRIu64 " experts, %.2f GB; %" PRIu64 " more were there already\n", io->passed,
+                  1e-9 * (double)io->passed_bytes, io->passed_again);
+}

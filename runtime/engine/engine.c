@@ -389,6 +389,12 @@ void engine_get_io(const struct engine *e, struct engine_io *out) {
     out->moved_bytes = moves.bytes;
     struct ring_counters ring = {0};
     if (e->ring) ring_count(e->ring, &ring);
+    struct graph_mails mails;
+    graph_count_mails(e->graph, &mails);
+    out->gpu_tokens = mails.tokens;
+    out->gpu_misses = mails.misses;
+    out->mails = mails.mails;
+    out->mail_ns = mails.ns;
     out->passed = ring.passed;
     out->passed_bytes = ring.bytes;
     out->passed_again = ring.reused;

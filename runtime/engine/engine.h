@@ -103,6 +103,8 @@ struct engine_io {
     uint64_t moved, moved_bytes;      /* experts that took a slot in VRAM since */
     uint64_t passed, passed_bytes;    /* experts that prompts copied to the GPU and forgot again */
     uint64_t passed_again;            /* of those that were needed, already there */
+    uint64_t gpu_tokens, gpu_misses;  /* decoded (or few at a time) with the GPU; experts the CPU computed for them */
+    uint64_t mails, mail_ns;          /* what the GPU asked of the CPU meanwhile, and the time that was worked on it */
     bool look_ahead_on;               /* it switches itself off while it loses */
     const char *backend;              /* "io_uring", "pread" */
 };

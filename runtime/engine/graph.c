@@ -297,6 +297,8 @@ void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct
     g->ring = ring;
 }
 
+void graph_count_mails(const struct graph *g, struct graph_mails *out) { *out = g->mails; }
+
 uint64_t graph_scratch_bytes(const struct graph *g) { return g->arena.size + g->head_logits_bytes; }
 const float *graph_logits(const struct graph *g) { return g->head_logits; }
 uint32_t graph_ubatch(const struct graph *g) { return g->ubatch; }

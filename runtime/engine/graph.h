@@ -52,6 +52,12 @@ enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 /* From here on runs go to the device; it is borrowed, as are `moves` and `ring` (may be NULL). */
 void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring);
 
+/* Steps on the device so far: tokens, experts computed by the CPU for them, mails, and the time that they took. */
+struct graph_mails {
+    uint64_t tokens, misses, mails, ns;
+};
+void graph_count_mails(const struct graph *g, struct graph_mails *out);
+
 /* [n_vocab], valid until the next run. */
 const float *graph_logits(const struct graph *g);
 

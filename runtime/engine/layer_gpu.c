@@ -38,6 +38,7 @@ struct serving {
     uint32_t answered; /* number of the last mail */
     enum serving_act act;
     uint64_t since_ns; /* of the last sign of life */
+    uint64_t seen_ns;  /* the mail at hand */
     bool hung;         /* the device did not answer in time */
 };
 
@@ -50,6 +51,7 @@ static void await_word(struct serving *s) {
     s->since_ns = clock_ns();
     for (unsigned spins = 1;; spins++) {
         if (reached(look(&v->shared->mail->number), s->answered + 1)) {
+            s->seen_ns = clock_ns();
             s->act = v->shared->mail->kind == GPU_MAIL_ATTENTION ? SERVE_ATTENTION : SERVE_EXPERTS;
             return;
         }
@@ -132,6 +134,8 @@ static void serve(const struct worker *me, void *ctx) {
         answer->failed = g->failed != ERR_NONE;
         sv->answered++;
         __atomic_store_n(&answer->number, sv->answered, __ATOMIC_RELEASE);
+        g->mails.mails++;
+        g->mails.ns += clock_ns() - sv->seen_ns;
     }
 }
 
@@ -205,6 +209,8 @@ static enum err run_step(struct graph *g, struct pool *pool, const struct batch 
     if (v->shared->result->failed)
         return fail(why, ERR_IO, "the GPU waited in vain for the CPU at layer %u", v->shared->result->overdue_layer);
     TRY(v->ops->check(v->gpu, why));
+    g->mails.tokens += b->n;
+    g->mails.misses += v->shared->result->n_misses;
     if (g->moves) moves_after_step(g->moves);
     note_step(g, b);
     return ERR_NONE;

@@ -28,6 +28,7 @@ struct graph {
     struct vram *vram; /* NULL: all on the CPU */
     struct moves *moves; /* NULL: none */
     struct ring *ring;   /* NULL: none */
+    struct graph_mails mails;
     struct graph_hook hook;
     uint32_t ubatch;
     unsigned max_threads;
