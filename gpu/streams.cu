@@ -26,8 +26,8 @@ static void pause_between(uint64_t waited_ns) {
 template <class Ask> static cudaError_t ask_until(uint64_t limit_ns, Ask ask) {
     const uint64_t start = clock_ns();
     for (;;) {
+        const uint64_t waited = clock_ns() - start; // before asking: who was stopped meanwhile asks once more
         const cudaError_t code = ask();
-        const uint64_t waited = clock_ns() - start;
         if (code != cudaErrorNotReady || waited >= limit_ns) return code;
         pause_between(waited);
     }
