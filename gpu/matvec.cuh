@@ -16,7 +16,8 @@ enum { MIXED = -1 /* instead of a type: decided by each block */ };
 
 /* Blocks of 128 threads that an SM is to hold: what registers are limited for. `c` int8 vectors a token. */
 static constexpr int blocks_per_sm(int type, int t, int c) {
-    return t == 8 ? 4 : t > 1 ? 5 : c > 1 || type == TYPE_Q5_K || type == MIXED ? 6 : 8;
+    if (t > 1) return t == 8 ? 4 : 5;
+    return type == MIXED ? 5 : c > 1 || type == TYPE_Q5_K ? 6 : type == TYPE_Q6_K ? 7 : 8;
 }
 
 static __device__ __forceinline__ float4 floats_at(const float *x, uint32_t left) {
