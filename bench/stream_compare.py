@@ -6,9 +6,9 @@
 The peer maps the file (its default), page cache included in the limit; Coldstream streams experts under the same limit. In turn
 (A B A B ...), for each limit: n decoded random tokens from a cold start and n more, a prompt of p tokens from a cold start, and
 the time from process start to the first token of a one-token prompt. Before each run the file's pages are dropped from the page
-cache, and the drive's read-ahead is set to --read-ahead KiB (128, the usual default; put back at the end). Before each pair the
-drive's rate is measured with a destination the size of a pool (bench/stream), so that decode can be put beside the larger of
-computing and reading. Prints medians and the ratios taken pair by pair. Needs root, Python, and the built programs.
+cache, free memory is written once (a virtual machine's host may have taken it back), and the drive's read-ahead is set to
+--read-ahead KiB (128, the usual default; put back at the end). Before each pair the drive's rate is measured with a destination the
+size of a pool (bench/stream), so that decode and the first token can be put beside what they read at that rate. Prints medians and the ratios taken pair by pair. Needs root, Python, and the built programs.
 """
 import argparse
 import csv
@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,16 @@ def drop_pages(path):
     os.close(fd)
 
 
+def settle(mib):
+    """Writes free memory once, so that in a virtual machine the host has given it: else the run pays for that, now more, now less."""
+    subprocess.run([sys.executable, "-c", f"b'\\1' * ({mib} << 20)"], check=True)
+
+
+def prepare(o, limit):
+    drop_pages(o.model)
+    settle(limit)
+
+
 def read_ahead_file(path):
     device = os.stat(path).st_dev
     found = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
@@ -82,14 +93,14 @@ def read_ahead_file(path):
 
 
 def ours(o, limit, prompt, n, repeats):
-    drop_pages(o.model)
+    prepare(o, limit)
     command = [o.decode, "-m", os.path.abspath(o.model), "-t", str(o.threads), "-p", str(prompt), "-n", str(n), "-r", str(repeats), "--csv"]
     out, seconds, peak = in_cgroup(limit, command)
     return list(csv.DictReader(io.StringIO(out))), peak
 
 
 def peer(o, limit, prompt, n, repeats):
-    drop_pages(o.model)
+    prepare(o, limit)
     command = [o.peer, "-m", os.path.abspath(o.model), "-t", str(o.threads), "-p", str(prompt), "-n", str(n), "-r", str(repeats),
                "-w", "0", "-o", "json"] + o.peer_flags.split()
     out, seconds, peak = in_cgroup(limit, command)
@@ -98,18 +109,21 @@ def peer(o, limit, prompt, n, repeats):
 
 
 def drive_rate(o):
+    settle(4096)
     out = subprocess.run([o.stream, os.path.abspath(o.model), "4096", "60", "1"], stdout=subprocess.PIPE, text=True).stdout
     return float(re.search(r"io_uring\s+8\s+([0-9.]+)", out).group(1))
 
 
 def first_token(o, limit):
-    drop_pages(o.model)
+    prepare(o, limit)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
     _, mine, _ = in_cgroup(limit, [o.program, "run", "-m", os.path.abspath(o.model), "--prompt-ids", "9707", "-n", "1", "--temp", "0",
                                    "--ids", "-c", "512", "-t", str(o.threads)])
-    drop_pages(o.model)
+    gb = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - before) * 512e-9
+    prepare(o, limit)
     _, theirs, _ = in_cgroup(limit, [o.peer_cli, "-m", os.path.abspath(o.model), "-p", "Hello", "-n", "1", "--temp", "0", "-c", "512",
                                      "-t", str(o.threads)] + o.peer_cli_flags.split())
-    return mine, theirs
+    return mine, theirs, gb
 
 
 def median(values):
@@ -171,8 +185,10 @@ def compare(o, limit):
             print(f"          prefill {mine[0]['tok_s']} tok/s ({mine[0]['needed_mb']}+{mine[0]['ahead_mb']} MB/token, peak {peak} MiB); "
                   f"peer {theirs[0]:.2f}", flush=True)
         if o.peer_cli:
-            rows["first"].append(first_token(o, limit))
-            print(f"          first token {rows['first'][-1][0]:.2f} s, peer {rows['first'][-1][1]:.2f} s", flush=True)
+            mine, theirs, gb = first_token(o, limit)
+            rows["first"].append((mine, theirs))
+            print(f"          first token {mine:.2f} s, {mine * rate / gb:.2f} x the {gb:.2f} GB it read at the drive's rate; peer {theirs:.2f} s",
+                  flush=True)
     print(f"{os.path.basename(o.model)}, {limit} MiB:")
     for kind, unit in (("cold", "tok/s"), ("warm", "tok/s"), ("prefill", "tok/s"), ("first", "s")):
         if rows[kind]:

@@ -34,7 +34,8 @@ struct engine {
     enum kv_type kv_type;
     uint64_t kv_room; /* bytes the budget leaves for KV caches of sessions yet to be opened */
     uint64_t load_ns;
-    bool guesses_due; /* network_look_ahead() is to follow the first batch, which need not wait for it */
+    bool computed;    /* a batch at least */
+    bool guesses_due; /* network_look_ahead() is to come before the second batch: the first token need not wait for it */
 };
 
 #endif

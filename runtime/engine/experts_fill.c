@@ -197,18 +197,19 @@ uint64_t experts_bytes(const struct experts *x) {
 
 /* ---- filling ------------------------------------------------------------------------------------------------------- */
 
-/* Keep the drive busy once. False: nothing left to bring and nothing in flight. */
-static bool fill_some(struct experts *x, uint64_t timeout_ns) {
-    while (experts_start_one_fill(x)) {}
+/* Keep the drive busy once. False: nothing left to bring and nothing in flight. One expert at a time: the kernel may have to clear its
+ * slot's pages as the read is sent, milliseconds in which a run or the program's end would have to wait. */
+static bool fill_some(struct experts *x) {
+    const bool started = experts_start_one_fill(x);
     if (fetch_busy(x->fetch) == 0) return false;
-    (void)experts_reap(x, timeout_ns);
+    (void)experts_reap(x, started ? 0 : WAIT_NS);
     return true;
 }
 
 enum err experts_fill(struct experts *x, bool (*on_load)(void *ctx, uint64_t done_bytes), void *ctx, struct reason *why) {
     uint64_t reported = 0;
     for (bool more = true; more;) {
-        more = fill_some(x, WAIT_NS);
+        more = fill_some(x);
         if (x->fill_failures) {
             drain(x);
             x->fill_failures = 0;
@@ -249,7 +250,7 @@ static void *fill_in_background(void *ctx) {
         x->filling = true;
         while (more && !x->wanted && !x->closing) {
             pthread_mutex_unlock(&x->mutex);
-            more = fill_some(x, WAIT_NS);
+            more = fill_some(x);
             pthread_mutex_lock(&x->mutex);
         }
         x->filling = false;

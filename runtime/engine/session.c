@@ -87,6 +87,13 @@ static uint64_t reusable(const struct session *s, const struct eval *eval) {
     return same;
 }
 
+static void copy_routers_once(struct engine *e) {
+    struct reason why;
+    e->guesses_due = false;
+    if (network_look_ahead(&e->network, &e->ops, e->pool, &why))
+        log_line(&e->log, LOG_WARN, "looking ahead takes more memory traffic than it need: %s", why.text);
+}
+
 /* Compute tokens [s->length, s->length + n), all of one ubatch. After a failure the session is as before. */
 static enum err compute(struct session *s, const int32_t *tokens, uint32_t n, bool want_logits, const struct eval *eval,
                         struct reason *why) {
@@ -97,13 +104,9 @@ static enum err compute(struct session *s, const int32_t *tokens, uint32_t n, bo
                             .should_stop = eval ? eval->should_stop : NULL,
                             .logits_from = eval ? eval->logits_from : 0, .ctx = eval ? eval->ctx : NULL};
     s->logits_valid = false;
+    if (e->computed && e->guesses_due) copy_routers_once(e);
     TRY(graph_run(e->graph, n == 1 ? e->pool : e->batch_pool, &b, why));
-    if (e->guesses_due) {
-        struct reason inner;
-        e->guesses_due = false;
-        if (network_look_ahead(&e->network, &e->ops, e->pool, &inner))
-            log_line(&e->log, LOG_WARN, "looking ahead takes more memory traffic than it need: %s", inner.text);
-    }
+    e->computed = true;
     s->length += n;
     s->logits_valid = want_logits;
     if (want_logits)
