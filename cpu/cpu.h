@@ -48,6 +48,15 @@ struct matmul {
     float *y;             /* y[i * ldy + r]: r counts from row 0 */
     size_t ldy;
     void *scratch;        /* 64-byte aligned, matmul_scratch_bytes(k) long, one per thread */
+    const struct exl3_matrix *exl3; /* of EXL3 types, else NULL */
+};
+
+/* What an EXL3 product needs beside the trellis (core/tensor.h): y = out_scale . H(H(in_scale . x) W), H the orthonormal Hadamard
+ * transform of each 128 values. row_begin and row_end are multiples of 128. */
+struct exl3_matrix {
+    const uint16_t *in_scale, *out_scale; /* binary16 [k], [rows]; any alignment */
+    size_t rows;                          /* all of the matrix: its tiles of one input group follow each other */
+    enum exl3_codebook codebook;
 };
 
 struct cpu_type {

@@ -14,7 +14,7 @@ const struct tensor_type_info *tensor_type_info(enum tensor_type type) { return 
 
 bool tensor_type_from_gguf(uint32_t id, enum tensor_type *out) {
     for (int i = 0; i < TYPE_COUNT; i++)
-        if (types[i].gguf_id == id) {
+        if (types[i].gguf_id == id && id < TENSOR_OWN_ID) {
             *out = (enum tensor_type)i;
             return true;
         }

@@ -12,6 +12,12 @@
 extern "C" {
 #endif
 
+/* Ids from here on are ours: no file carries them as a number. */
+#define TENSOR_OWN_ID 0x10000u
+
+/* EXL3 trellis of K bits: a matrix of `rows` outputs and k inputs is k/16 x rows/16 tiles of 16 x 16 weights (inputs outermost), each of
+ * 16 K 16-bit words. Its rows do not follow each other, but the bytes are as if: rows * row_bytes. Both extents are multiples of 128. */
+
 /* X(enum suffix, printed name, GGUF type id, weights per block, bytes per block, bytes in front of each row) */
 #define TENSOR_TYPES(X)                   \
     X(F32, "F32", 0, 1, 4, 0)             \
@@ -53,7 +59,15 @@ extern "C" {
     X(I16, "I16", 25, 1, 2, 0)            \
     X(I32, "I32", 26, 1, 4, 0)            \
     X(I64, "I64", 27, 1, 8, 0)            \
-    X(F64, "F64", 28, 1, 8, 0)
+    X(F64, "F64", 28, 1, 8, 0)            \
+    X(EXL3_1, "EXL3_1", TENSOR_OWN_ID + 1, 128, 16, 0) \
+    X(EXL3_2, "EXL3_2", TENSOR_OWN_ID + 2, 128, 32, 0) \
+    X(EXL3_3, "EXL3_3", TENSOR_OWN_ID + 3, 128, 48, 0) \
+    X(EXL3_4, "EXL3_4", TENSOR_OWN_ID + 4, 128, 64, 0) \
+    X(EXL3_5, "EXL3_5", TENSOR_OWN_ID + 5, 128, 80, 0) \
+    X(EXL3_6, "EXL3_6", TENSOR_OWN_ID + 6, 128, 96, 0) \
+    X(EXL3_7, "EXL3_7", TENSOR_OWN_ID + 7, 128, 112, 0) \
+    X(EXL3_8, "EXL3_8", TENSOR_OWN_ID + 8, 128, 128, 0)
 
 enum tensor_type {
 #define X(suffix, name, id, weights, bytes, row_meta) TYPE_##suffix,
@@ -61,6 +75,8 @@ enum tensor_type {
 #undef X
     TYPE_COUNT
 };
+
+enum exl3_codebook { EXL3_3INST, EXL3_MCG, EXL3_MUL1 };
 
 struct tensor_type_info {
     const char *name;

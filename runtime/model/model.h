@@ -1,6 +1,6 @@
 /* An untrusted file becomes one validated `struct model`: shape, tensor directory, bound weights, tokenizer arrays.
  *
- * Containers (gguf.c now; safetensors.c, exl3.c later) end in the same struct. Opening reads metadata only, never weights.
+ * Containers (gguf.c, safetensors.c, exl3.c) end in the same struct, under GGUF's names of keys and tensors. Opening reads metadata only, never weights.
  * After model_open() succeeded every number here has been checked: extents match the shape, data ranges lie inside their
  * files and do not overlap, row sizes are whole blocks, ids are below n_vocab. The struct is const and may be shared. */
 #ifndef COLDSTREAM_MODEL_H
@@ -11,6 +11,11 @@
 
 enum { TENSOR_DIMS = 4 };
 
+struct model_slice {
+    uint32_t file; /* index into model.files */
+    uint64_t offset;
+};
+
 struct model_tensor {
     struct span name;
     enum tensor_type type;
@@ -20,7 +25,16 @@ struct model_tensor {
     uint64_t bytes;           /* row_bytes * ne[1] * ne[2] * ne[3] */
     uint32_t file;            /* index into model.files */
     uint64_t offset;          /* from the start of that file */
+    const struct model_slice *slices; /* [ne[2]]: experts that lie apart, in any files; NULL: one after the other from `offset` on */
+    /* EXL3, else NULL: factors of the inputs [ne[0], 1, ne[2]] and of the outputs [ne[1], 1, ne[2]], F16; tensors of the directory. */
+    const struct model_tensor *in_scale, *out_scale;
+    uint32_t codebook;        /* EXL3: enum exl3_codebook of core/tensor.h */
 };
+
+/* Where matrix `i` of a stacked tensor begins. */
+static inline struct model_slice model_slice_of(const struct model_tensor *t, uint64_t i) {
+    return t->slices ? t->slices[i] : (struct model_slice){t->file, t->offset + i * t->row_bytes * t->ne[1]};
+}
 
 struct model_file {
     char *path;
