@@ -1,7 +1,7 @@
 /* Tensor element types and block layouts: the only place in the tree that knows them.
  *
  * A new weight format is one row in TENSOR_TYPES (enum, name, GGUF id, sizes), its block struct below, one reference
- * function in cpu/quants_ref.c, and optionally fast ones. Readers, checks, tests and tables expand from the row.
+ * function in cpu/, and optionally fast ones. Readers, checks, tests and tables expand from the row.
  * Layouts: docs of the GGUF format; all fields little-endian, no padding inside a block. */
 #ifndef COLDSTREAM_TENSOR_H
 #define COLDSTREAM_TENSOR_H
@@ -95,34 +95,189 @@ const char *tensor_type_refused_name(uint32_t id);
 /* Bytes of a row of `weights` elements; false when `weights` is 0, no multiple of the block, or the size overflows. */
 bool tensor_row_bytes(enum tensor_type type, uint64_t weights, uint64_t *out) MUST_USE;
 
-/* ---- block structs of the types that have kernels ------------------------------------------------------------ */
+/* ---- block structs ------------------------------------------------------------------------------------------- */
 
 #define QK_K 256 /* weights in a super-block */
 
+/* Of weight i of a super-block: g = i/32, t = i/16, k = i/8 its groups; H = i/128 its half, p = i%128/32 the plane in that
+ * half, l = i%32 the lane. Codes lie in one of three orders:
+ *   planes   2-bit code of weight i: bits 2p of byte 32H+l
+ *   halves   4-bit code: byte 16g + i%16, low nibble for i%32 < 16
+ *   pairs    4-bit code: byte 32(g/2)+l, low nibble for even g
+ * and a further bit of each code may be bit g of byte l of `qh`. nib(a, n) is nibble n of a, the low one first.
+ * Levels V2..V6, KL, MXFP4 and the grids: core/codebooks.h. */
+
 struct block_q4_0 { /* w = d * (nibble - 8); byte j: weight j low, weight 16+j high */
     uint16_t d;     /* binary16, as all d and dmin below */
+    uint8_t qs[16];
+};
+struct block_q4_1 { /* w = d*nibble + m */
+    uint16_t d, m;
+    uint8_t qs[16];
+};
+struct block_q5_0 { /* w = d * (q - 16) */
+    uint16_t d;
+    uint8_t qh[4];  /* a 32-bit number: its bit k is the fifth of weight k */
+    uint8_t qs[16];
+};
+struct block_q5_1 { /* w = d*q + m */
+    uint16_t d, m;
+    uint8_t qh[4];
+    uint8_t qs[16];
+};
+struct block_q6_0 { /* w = d * (q - 32) */
+    uint16_t d;
+    uint8_t qh[8];  /* byte j%8, low nibble for j < 8: bits 0-1 are bits 4-5 of weight j, bits 2-3 those of weight 16+j */
     uint8_t qs[16];
 };
 struct block_q8_0 { /* w = d * q */
     uint16_t d;
     int8_t qs[32];
 };
-struct block_q4_k {      /* w = d*scale_g*nibble - dmin*min_g, g = 32-weight group */
+struct block_iq4_nl { /* w = d * V4[0][nibble], nibbles as q4_0 */
+    uint16_t d;
+    uint8_t qs[16];
+};
+struct block_mxfp4 { /* w = 2^(e-128) * MXFP4[nibble], nibbles as q4_0 */
+    uint8_t e;
+    uint8_t qs[16];
+};
+
+struct block_q2_k {      /* w = d*(s_t & 15)*q - dmin*(s_t >> 4) */
+    uint8_t scales[16];
+    uint8_t qs[64];      /* planes */
+    uint16_t d, dmin;
+};
+struct block_q3_k {      /* w = d*(scale_t - 32)*(q - 4) */
+    uint8_t hmask[32];   /* bit g of byte l: third bit */
+    uint8_t qs[64];      /* planes */
+    uint8_t scales[12];  /* bits 0-3 of scale_t: byte t%8, low nibble for t < 8; bits 4-5: bits 2(t/4) of byte 8+t%4 */
+    uint16_t d;
+};
+struct block_q4_k {      /* w = d*scale_g*nibble - dmin*min_g */
     uint16_t d, dmin;
     uint8_t scales[12];  /* eight 6-bit (scale, min) pairs */
-    uint8_t qs[128];     /* byte 32*(g/2)+l: weight l of group g, low nibble for even g */
+    uint8_t qs[128];     /* pairs */
 };
-struct block_q5_k {      /* as q4_k with a fifth bit: bit g of qh[l] */
+struct block_q5_k {      /* as q4_k with a fifth bit in qh */
     uint16_t d, dmin;
     uint8_t scales[12];
     uint8_t qh[32];
     uint8_t qs[128];
 };
-struct block_q6_k {      /* w = d*scales[t]*(q - 32), t = 16-weight group */
-    uint8_t ql[128];     /* low 4 bits: byte 64H+32*(p&1)+l, low nibble for p < 2 (H half, p plane, l lane) */
-    uint8_t qh[64];      /* high 2 bits: bits 2p of byte 32H+l */
+struct block_q6_k {      /* w = d*scales[t]*(q - 32) */
+    uint8_t ql[128];     /* low 4 bits: byte 64H+32*(p&1)+l, low nibble for p < 2 */
+    uint8_t qh[64];      /* high 2 bits: planes */
     int8_t scales[16];
     uint16_t d;
+};
+
+struct block_iq2_xxs {   /* w = d*(ls_g + 0.5)/4 * grid[index_k] * sign */
+    uint16_t d;
+    uint8_t qs[8][8];    /* of group g: four indices, then a 32-bit number: four 7-bit sign codes, ls in bits 28-31 */
+};
+struct block_iq2_xs {    /* w = d*(nib(scales, t) + 0.5)/4 * grid[qs_k & 511] * sign */
+    uint16_t d;
+    uint16_t qs[32];     /* bits 9-15: sign code */
+    uint8_t scales[8];
+};
+struct block_iq2_s {     /* w = d*(nib(scales, t) + 0.5)/4 * grid[index_k] * sign */
+    uint16_t d;
+    uint8_t qs[32];      /* bits 0-7 of index_k */
+    uint8_t signs[32];   /* bit i%8 of byte k */
+    uint8_t qh[8];       /* bits 8-9 of index_k: bits 2(k%4) of byte g */
+    uint8_t scales[8];
+};
+struct block_iq3_xxs {   /* w = d*(ls_g + 0.5)/2 * grid[qs[i/4]] * sign */
+    uint16_t d;
+    uint8_t qs[64];
+    uint8_t tail[8][4];  /* of group g a 32-bit number: four 7-bit sign codes, ls in bits 28-31 */
+};
+struct block_iq3_s {     /* w = d*(2*nib(scales, g) + 1) * grid[index] * sign */
+    uint16_t d;
+    uint8_t qs[64];      /* bits 0-7 of the index of weights 4m..4m+3 */
+    uint8_t qh[8];       /* bit 8 of it: bit m%8 of byte m/8 */
+    uint8_t signs[32];   /* bit i%8 of byte k */
+    uint8_t scales[4];
+};
+struct block_iq1_s {     /* w = d*(2*((qh_g >> 12) & 7) + 1) * (grid[index_k] +- 1/8) */
+    uint16_t d;
+    uint8_t qs[32];      /* bits 0-7 of index_k */
+    uint16_t qh[8];      /* bits 8-10 of index_k: bits 3(k%4) of word g; bit 15: minus an eighth */
+};
+struct block_iq1_m {     /* w = d*(2*ls_t + 1) * (grid[index_k] +- 1/8) */
+    uint8_t qs[32];      /* bits 0-7 of index_k */
+    uint8_t qh[16];      /* nib(qh, k): bits 8-10 of index_k; bit 3: minus an eighth */
+    uint16_t scales[4];  /* ls_t: bits 3(t%4) of word t/4; bits 12-15 of the four words are d's bits, lowest first */
+};
+struct block_iq4_xs {    /* w = d*(ls_g - 32) * V4[0][nibble] */
+    uint16_t d, scales_h; /* bits 4-5 of ls_g: bits 2g */
+    uint8_t scales_l[4]; /* bits 0-3: nib(scales_l, g) */
+    uint8_t qs[128];     /* halves */
+};
+
+/* `extra`, bit t: weights of group t are of the tables' second row. */
+struct block_iq2_k {     /* w = d*(nib(scales, t) - 8) * V2[x][q] */
+    uint16_t d, extra;
+    uint8_t scales[8];
+    uint8_t qs[64];      /* planes */
+};
+struct block_iq3_k {     /* w = d*(+-(2*nib(scales_l, t) + 1)) * V3[x][q] */
+    uint16_t d, extra;
+    uint16_t scales_h;   /* bit t: the scale is negative */
+    uint8_t scales_l[8];
+    uint8_t qs[64];      /* planes */
+    uint8_t qh[32];      /* third bit */
+};
+struct block_iq4_k {     /* w = d*(ls_t - 32) * V4[x][nibble] */
+    uint16_t d, extra;
+    uint8_t scales_h[4]; /* bits 4-5 of ls_t: bits 2(t%4) of byte t/4 */
+    uint8_t scales_l[8]; /* bits 0-3: nib(scales_l, t) */
+    uint8_t qs[128];     /* halves */
+};
+struct block_iq5_k {     /* w = d*(ls_t - 32) * V5[x][q] */
+    uint16_t d, extra;
+    uint8_t scales_h[4]; /* as iq4_k */
+    uint8_t scales_l[8];
+    uint8_t qs[128];     /* pairs */
+    uint8_t qh[32];      /* fifth bit */
+};
+struct block_iq6_k {     /* w = d*scales[t] * V6[x][q] */
+    uint16_t d, extra;
+    int8_t scales[16];
+    uint8_t qs[128];     /* pairs */
+    uint8_t qh[64];      /* bits 4-5: planes */
+};
+
+/* Each row starts with a scale D, binary32 or binary16 by the bytes the type has in front of a row; w = D*ls_g * level. */
+struct block_iq4_ks {    /* level V4[x][nibble] */
+    uint8_t scales[8];   /* ls_g = (byte & 254) - 127, x = byte & 1 */
+    uint8_t qs[128];     /* halves */
+};
+struct block_iq4_kss {   /* as iq4_ks, of which words 8g..8g+7 hold group g */
+    uint16_t qs[64];     /* bit 0 of word r: bit r of its scale byte; with bit 0 cleared, w ^ w >> 1: its 16 bytes of qs */
+};
+struct block_iq5_ks {    /* level V5[x][q] */
+    uint8_t scales[8];   /* as iq4_ks */
+    uint8_t qs[128];     /* pairs */
+    uint8_t qh[32];      /* fifth bit */
+};
+struct block_iq2_ks {    /* level V2[x][q] */
+    uint16_t extra;      /* bit g: x; bit 8+g: bit 4 of ls_g + 16 */
+    uint8_t scales[4];   /* bits 0-3: nib(scales, g) */
+    uint8_t qs[64];      /* planes */
+};
+struct block_iq3_ks {    /* level V3[x][q] */
+    uint16_t extra;      /* bit 8+g: x; bit g: bit 4 of ls_g + 16 */
+    uint8_t scales[4];   /* bits 0-3: byte g%4, low nibble for g < 4 */
+    uint8_t qs[64];      /* planes */
+    uint8_t qh[32];      /* third bit */
+};
+struct block_iq2_kl {    /* levels KL[code][0], KL[code][1] of weights 32g+2r, 32g+2r+1 */
+    uint16_t scales_h;   /* bits 4-5 of ls_g + 32: bits 2g */
+    uint8_t scales_l[4]; /* bits 0-3: byte g%4, low nibble for g < 4 */
+    uint8_t qs[64];      /* code of pair r of group g: byte 16(g/2)+r, low nibble for even g */
+    uint8_t qh[16];      /* its fifth bit: bit g of byte r */
 };
 
 #ifdef __cplusplus
@@ -131,10 +286,37 @@ struct block_q6_k {      /* w = d*scales[t]*(q - 32), t = 16-weight group */
 #define TENSOR_ASSERT _Static_assert
 #endif
 TENSOR_ASSERT(sizeof(struct block_q4_0) == 18, "q4_0");
+TENSOR_ASSERT(sizeof(struct block_q4_1) == 20, "q4_1");
+TENSOR_ASSERT(sizeof(struct block_q5_0) == 22, "q5_0");
+TENSOR_ASSERT(sizeof(struct block_q5_1) == 24, "q5_1");
+TENSOR_ASSERT(sizeof(struct block_q6_0) == 26, "q6_0");
 TENSOR_ASSERT(sizeof(struct block_q8_0) == 34, "q8_0");
+TENSOR_ASSERT(sizeof(struct block_iq4_nl) == 18, "iq4_nl");
+TENSOR_ASSERT(sizeof(struct block_mxfp4) == 17, "mxfp4");
+TENSOR_ASSERT(sizeof(struct block_q2_k) == 84, "q2_k");
+TENSOR_ASSERT(sizeof(struct block_q3_k) == 110, "q3_k");
 TENSOR_ASSERT(sizeof(struct block_q4_k) == 144, "q4_k");
 TENSOR_ASSERT(sizeof(struct block_q5_k) == 176, "q5_k");
 TENSOR_ASSERT(sizeof(struct block_q6_k) == 210, "q6_k");
+TENSOR_ASSERT(sizeof(struct block_iq2_xxs) == 66, "iq2_xxs");
+TENSOR_ASSERT(sizeof(struct block_iq2_xs) == 74, "iq2_xs");
+TENSOR_ASSERT(sizeof(struct block_iq2_s) == 82, "iq2_s");
+TENSOR_ASSERT(sizeof(struct block_iq3_xxs) == 98, "iq3_xxs");
+TENSOR_ASSERT(sizeof(struct block_iq3_s) == 110, "iq3_s");
+TENSOR_ASSERT(sizeof(struct block_iq1_s) == 50, "iq1_s");
+TENSOR_ASSERT(sizeof(struct block_iq1_m) == 56, "iq1_m");
+TENSOR_ASSERT(sizeof(struct block_iq4_xs) == 136, "iq4_xs");
+TENSOR_ASSERT(sizeof(struct block_iq2_k) == 76, "iq2_k");
+TENSOR_ASSERT(sizeof(struct block_iq3_k) == 110, "iq3_k");
+TENSOR_ASSERT(sizeof(struct block_iq4_k) == 144, "iq4_k");
+TENSOR_ASSERT(sizeof(struct block_iq5_k) == 176, "iq5_k");
+TENSOR_ASSERT(sizeof(struct block_iq6_k) == 212, "iq6_k");
+TENSOR_ASSERT(sizeof(struct block_iq4_ks) == 136, "iq4_ks");
+TENSOR_ASSERT(sizeof(struct block_iq4_kss) == 128, "iq4_kss");
+TENSOR_ASSERT(sizeof(struct block_iq5_ks) == 168, "iq5_ks");
+TENSOR_ASSERT(sizeof(struct block_iq2_ks) == 70, "iq2_ks");
+TENSOR_ASSERT(sizeof(struct block_iq3_ks) == 102, "iq3_ks");
+TENSOR_ASSERT(sizeof(struct block_iq2_kl) == 86, "iq2_kl");
 
 /* ---- scalar conversions ---------------------------------------------------------------------------------------- */
 
