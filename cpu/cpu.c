@@ -40,6 +40,8 @@ void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit) {
     const enum cpu_isa best = cpu_isa_best();
     *ops = (struct cpu_ops){.isa = limit < best ? limit : best};
     cpu_fill_quants_ref(ops);
+    cpu_fill_grids_ref(ops);
+    cpu_fill_levels_ref(ops);
     cpu_fill_ops_ref(ops);
     if (ops->isa >= ISA_AVX2) {
         cpu_fill_quants_avx2(ops);

@@ -113,6 +113,8 @@ uint64_t attention_scratch_bytes(size_t group, size_t dh);
 
 /* Filled by the files of one instruction set each; called by cpu.c only. */
 void cpu_fill_quants_ref(struct cpu_ops *ops);
+void cpu_fill_grids_ref(struct cpu_ops *ops);  /* IQ1, IQ2, IQ3 */
+void cpu_fill_levels_ref(struct cpu_ops *ops); /* IQ4, MXFP4, those of ik_llama.cpp */
 void cpu_fill_ops_ref(struct cpu_ops *ops);
 void cpu_fill_quants_avx2(struct cpu_ops *ops);
 void cpu_fill_ops_avx2(struct cpu_ops *ops);

@@ -239,11 +239,16 @@ struct type_figures {
     struct figure decode, batch;
 };
 
-/* The types with kernels whose rows have no header: the same bytes are then a matrix of either shape. */
+/* The types with kernels whose rows have no header: the same bytes are then a matrix of either shape. Those that nobody wrote a
+ * fast form of are left out, where there are fast forms: measuring them takes longer than all others together. */
 static unsigned list_types(const struct probe *p, const struct bench *b, struct type_figures out[TYPE_COUNT]) {
+    struct cpu_ops ref, best;
+    cpu_ops_init(&ref, ISA_REF);
+    cpu_ops_init(&best, cpu_isa_best());
     unsigned n = 0;
     for (int t = 0; t < TYPE_COUNT; t++) {
         uint64_t up_row, down_row;
+        if (best.isa != ISA_REF && best.types[t].matmul == ref.types[t].matmul) continue;
         if (!p->ops.types[t].matmul || !tensor_row_bytes((enum tensor_type)t, COLUMNS, &up_row) ||
             !tensor_row_bytes((enum tensor_type)t, WIDTH, &down_row) || up_row * WIDTH != down_row * COLUMNS)
             continue;
