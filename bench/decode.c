@@ -1,13 +1,13 @@
 /* Prefill and decode through the engine under a RAM budget, with what explains the speed:
  *
- *     decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]
- *            [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]
+ *     decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [--prompts N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS]
+ *            [--io uring|pread] [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]
  *
- * A prompt of -p pseudo-random tokens, -w decoded ones to warm up, then R stretches of -n: pseudo-random ones too, as
- * llama-bench feeds them, or with --greedy the model's own continuation. A line each: tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a
- * token the workers waited for the drive, share of the time the drive was busy and its rate meanwhile, how much of the
- * look-ahead's guesses and reads was right, peak RSS. --routes replaces the routers' choices by a file's (bench/replay makes
- * some), --record writes the model's own. */
+ * A prompt of -p pseudo-random tokens (--prompts: several of them, each in place of the one before), -w decoded ones to warm up, then
+ * R stretches of -n: pseudo-random ones too, as llama-bench feeds them, or with --greedy the model's own continuation. A line each:
+ * tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a token the workers waited for the drive,
+ * share of the time the drive was busy and its rate meanwhile, how much of the look-ahead's guesses and reads was right, peak RSS.
+ * --routes replaces the routers' choices by a file's (bench/replay makes some), --record writes the model's own. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ enum { USAGE = 2 };
 struct decode {
     struct engine_options engine;
     const char *routes_file, *record_file;
-    long prompt, warm, n, repeats, seed;
+    long prompt, prompts, warm, n, repeats, seed;
     bool csv, greedy;
     uint64_t random;
     struct routes routes;
@@ -34,8 +34,8 @@ struct decode {
 };
 
 static int usage(void) {
-    fputs("decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS] [--io uring|pread]\n"
-          "       [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
+    fputs("decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [--prompts N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS]\n"
+          "       [--io uring|pread] [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
           stderr);
     return USAGE;
 }
@@ -159,9 +159,12 @@ static enum err run(struct decode *d, uint64_t start, struct reason *why) {
     if (d->csv)
         puts("what,tokens,tok_s,hits,needed_mb,ahead_mb,fill_mb,wait_ms,busy,busy_gb_s,guesses,used,slots,resident,backend,rss_mib");
     d->random = (uint64_t)d->seed;
-    for (long i = 0; i < d->prompt; i++) d->tokens[d->length++] = random_token(d);
-    TRY(measure(d, "prompt", d->prompt, true, why));
-    fprintf(stderr, "first logits %.2f s after the start\n", 1e-9 * (double)(clock_ns() - start));
+    for (long p = 0; p < d->prompts; p++) {
+        d->length = 0;
+        for (long i = 0; i < d->prompt; i++) d->tokens[d->length++] = random_token(d);
+        TRY(measure(d, "prompt", d->prompt, true, why));
+        if (p == 0) fprintf(stderr, "first logits %.2f s after the start\n", 1e-9 * (double)(clock_ns() - start));
+    }
     if (d->warm) TRY(measure(d, "warm", d->warm, false, why));
     for (long r = 0; r < d->repeats; r++) TRY(measure(d, "decode", d->n, false, why));
     return d->record_file ? write_record(d, why) : ERR_NONE;
@@ -171,7 +174,7 @@ static bool parse(struct decode *d, int argc, char **argv) {
     const struct {
         const char *name;
         long *to;
-    } numbers[] = {{"-p", &d->prompt}, {"-w", &d->warm}, {"-n", &d->n}, {"-r", &d->repeats}, {"--seed", &d->seed}};
+    } numbers[] = {{"-p", &d->prompt}, {"--prompts", &d->prompts}, {"-w", &d->warm}, {"-n", &d->n}, {"-r", &d->repeats}, {"--seed", &d->seed}};
     for (int i = 1; i < argc; i++) {
         const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(flag, "--no-look-ahead") == 0) d->engine.no_look_ahead = true;
@@ -195,12 +198,12 @@ static bool parse(struct decode *d, int argc, char **argv) {
             i++;
         }
     }
-    return d->engine.model_path && d->prompt > 0 && d->n >= 0 && d->warm >= 0 && d->repeats >= 0 && !(d->routes_file && d->record_file);
+    return d->engine.model_path && d->prompt > 0 && d->prompts > 0 && d->n >= 0 && d->warm >= 0 && d->repeats >= 0 && !(d->routes_file && d->record_file);
 }
 
 int main(int argc, char **argv) {
     const uint64_t start = clock_ns();
-    struct decode d = {.prompt = 1, .n = 32, .repeats = 3, .seed = 1};
+    struct decode d = {.prompt = 1, .prompts = 1, .n = 32, .repeats = 3, .seed = 1};
     struct reason why = {{0}};
     if (!parse(&d, argc, argv)) return usage();
     const enum err e = run(&d, start, &why);

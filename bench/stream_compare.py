@@ -4,11 +4,12 @@
     sudo bench/stream_compare.py -m MODEL.gguf --peer /path/to/llama-bench [--limit 8192,5120] [-n 32] [-p 512] [-r 3]
 
 The peer maps the file (its default), page cache included in the limit; Coldstream streams experts under the same limit. In turn
-(A B A B ...), for each limit: n decoded random tokens from a cold start and n more, a prompt of p tokens from a cold start, and
-the time from process start to the first token of a one-token prompt. Before each run the file's pages are dropped from the page
-cache, free memory is written once (a virtual machine's host may have taken it back), and the drive's read-ahead is set to
---read-ahead KiB (128, the usual default; put back at the end). Before each pair the drive's rate is measured with a destination the
-size of a pool (bench/stream), so that decode and the first token can be put beside what they read at that rate. Prints medians and the ratios taken pair by pair. Needs root, Python, and the built programs.
+(A B A B ...), for each limit: n decoded random tokens from a cold start and n more, a prompt of p tokens from a cold start and another,
+and the time from process start to the first token of a one-token prompt. Before each run the file's pages are dropped from the page
+cache; the drive's read-ahead is set to --read-ahead KiB (128, the usual default; put back at the end). Before each pair the drive's
+rate is measured with a destination the size of a pool (bench/stream), so that decode and the first token can be put beside what they
+read at that rate. In front of this and of first tokens, free memory is written once: a virtual machine's host may have taken it back,
+and getting it again can be slower than the drive. Prints medians and the ratios taken pair by pair. Needs root, Python, and the built programs.
 """
 import argparse
 import csv
@@ -22,6 +23,10 @@ import statistics
 import subprocess
 import sys
 import time
+
+
+POOL_MIB = 3072
+FIRST_MIB = 3072  # what a first token touches, and more
 
 
 class Cgroup:
@@ -81,11 +86,6 @@ def settle(mib):
     subprocess.run([sys.executable, "-c", f"b'\\1' * ({mib} << 20)"], check=True)
 
 
-def prepare(o, limit):
-    drop_pages(o.model)
-    settle(limit)
-
-
 def read_ahead_file(path):
     device = os.stat(path).st_dev
     found = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
@@ -93,14 +93,15 @@ def read_ahead_file(path):
 
 
 def ours(o, limit, prompt, n, repeats):
-    prepare(o, limit)
-    command = [o.decode, "-m", os.path.abspath(o.model), "-t", str(o.threads), "-p", str(prompt), "-n", str(n), "-r", str(repeats), "--csv"]
+    drop_pages(o.model)
+    command = [o.decode, "-m", os.path.abspath(o.model), "-t", str(o.threads), "-p", str(prompt), "--prompts", "1" if n else str(repeats),
+               "-n", str(n), "-r", str(repeats if n else 0), "--csv"]
     out, seconds, peak = in_cgroup(limit, command)
     return list(csv.DictReader(io.StringIO(out))), peak
 
 
 def peer(o, limit, prompt, n, repeats):
-    prepare(o, limit)
+    drop_pages(o.model)
     command = [o.peer, "-m", os.path.abspath(o.model), "-t", str(o.threads), "-p", str(prompt), "-n", str(n), "-r", str(repeats),
                "-w", "0", "-o", "json"] + o.peer_flags.split()
     out, seconds, peak = in_cgroup(limit, command)
@@ -109,18 +110,20 @@ def peer(o, limit, prompt, n, repeats):
 
 
 def drive_rate(o):
-    settle(4096)
-    out = subprocess.run([o.stream, os.path.abspath(o.model), "4096", "60", "1"], stdout=subprocess.PIPE, text=True).stdout
+    settle(POOL_MIB)
+    out = subprocess.run([o.stream, os.path.abspath(o.model), str(POOL_MIB), "60", "1"], stdout=subprocess.PIPE, text=True).stdout
     return float(re.search(r"io_uring\s+8\s+([0-9.]+)", out).group(1))
 
 
 def first_token(o, limit):
-    prepare(o, limit)
+    drop_pages(o.model)
+    settle(FIRST_MIB)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
     _, mine, _ = in_cgroup(limit, [o.program, "run", "-m", os.path.abspath(o.model), "--prompt-ids", "9707", "-n", "1", "--temp", "0",
                                    "--ids", "-c", "512", "-t", str(o.threads)])
     gb = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - before) * 512e-9
-    prepare(o, limit)
+    drop_pages(o.model)
+    settle(FIRST_MIB)
     _, theirs, _ = in_cgroup(limit, [o.peer_cli, "-m", os.path.abspath(o.model), "-p", "Hello", "-n", "1", "--temp", "0", "-c", "512",
                                      "-t", str(o.threads)] + o.peer_cli_flags.split())
     return mine, theirs, gb
@@ -164,14 +167,14 @@ def main():
 
 
 def compare(o, limit):
-    rows = {"cold": [], "warm": [], "prefill": [], "first": []}
+    rows = {"decode, cold": [], "decode": [], "prompt, cold": [], "prompt": [], "first token": []}
     bound = []
     for r in range(o.repeats):
         rate = drive_rate(o)
         mine, peak = ours(o, limit, 1, o.n, 2)
         decode = [x for x in mine if x["what"] == "decode"]
         theirs, their_peak = peer(o, limit, 0, o.n, 2)
-        for k, kind in enumerate(("cold", "warm")):
+        for k, kind in enumerate(("decode, cold", "decode")):
             rows[kind].append((float(decode[k]["tok_s"]), theirs[k]))
         read_s = (float(decode[1]["needed_mb"]) + float(decode[1]["ahead_mb"])) * 1e-3 / rate
         bound.append((float(decode[1]["tok_s"]) * read_s, rate, float(decode[1]["busy_gb_s"]), float(decode[1]["hits"])))
@@ -179,21 +182,22 @@ def compare(o, limit):
               f"{decode[1]['hits']}, {decode[1]['needed_mb']}+{decode[1]['ahead_mb']} MB/token, drive busy {decode[1]['busy']}, peak {peak} MiB); "
               f"peer {theirs[0]:.2f} then {theirs[1]:.2f} (peak {their_peak} MiB)", flush=True)
         if o.prompt:
-            mine, peak = ours(o, limit, o.prompt, 0, 0)
-            theirs, their_peak = peer(o, limit, o.prompt, 0, 1)
-            rows["prefill"].append((float(mine[0]["tok_s"]), theirs[0]))
-            print(f"          prefill {mine[0]['tok_s']} tok/s ({mine[0]['needed_mb']}+{mine[0]['ahead_mb']} MB/token, peak {peak} MiB); "
-                  f"peer {theirs[0]:.2f}", flush=True)
+            mine, peak = ours(o, limit, o.prompt, 0, 2)
+            theirs, their_peak = peer(o, limit, o.prompt, 0, 2)
+            for k, kind in enumerate(("prompt, cold", "prompt")):
+                rows[kind].append((float(mine[k]["tok_s"]), theirs[k]))
+            print(f"          prompt {mine[0]['tok_s']} then {mine[1]['tok_s']} tok/s ({mine[1]['needed_mb']}+{mine[1]['ahead_mb']} MB/token, "
+                  f"peak {peak} MiB); peer {theirs[0]:.2f} then {theirs[1]:.2f}", flush=True)
         if o.peer_cli:
             mine, theirs, gb = first_token(o, limit)
-            rows["first"].append((mine, theirs))
+            rows["first token"].append((mine, theirs))
             print(f"          first token {mine:.2f} s, {mine * rate / gb:.2f} x the {gb:.2f} GB it read at the drive's rate; peer {theirs:.2f} s",
                   flush=True)
     print(f"{os.path.basename(o.model)}, {limit} MiB:")
-    for kind, unit in (("cold", "tok/s"), ("warm", "tok/s"), ("prefill", "tok/s"), ("first", "s")):
+    for kind, unit in (("decode, cold", "tok/s"), ("decode", "tok/s"), ("prompt, cold", "tok/s"), ("prompt", "tok/s"), ("first token", "s")):
         if rows[kind]:
             ratio = median([a / b for a, b in rows[kind]])
-            print(f"  {kind:8} ours {median([a for a, _ in rows[kind]]):7.2f} {unit}, peer {median([b for _, b in rows[kind]]):7.2f}, ratio {ratio:.2f}")
+            print(f"  {kind:12} ours {median([a for a, _ in rows[kind]]):7.2f} {unit}, peer {median([b for _, b in rows[kind]]):7.2f}, ratio {ratio:.2f}")
     print(f"  decode is {100 * median([b[0] for b in bound]):.0f} % of its bytes at the drive's rate ({median([b[1] for b in bound]):.2f} GB/s measured "
           f"idle, {median([b[2] for b in bound]):.2f} while decoding), hit rate {median([b[3] for b in bound]):.3f}", flush=True)
 

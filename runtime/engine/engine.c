@@ -11,7 +11,10 @@
 #include "engine/plan_model.h"
 #include "placement/facts.h"
 
-enum { DEFAULT_UBATCH = 512 };
+enum {
+    DEFAULT_UBATCH = 512,
+    READS = 32 /* experts under way at most: a prompt's, which find the drive slow when it is shared with others (8: half the rate) */
+};
 
 /* The tokenizer's tables take a tenth of a second, which passes while the drive reads. */
 struct tokenizing {
@@ -142,7 +145,7 @@ static enum err read_prior(const struct engine *e, const struct profile *profile
 }
 
 static enum err open_store(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
-    const struct fetch_options fetch = {.kind = o->stream, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
+    const struct fetch_options fetch = {.kind = o->stream, .groups = READS, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
                                         .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
     TRY(fetch_open(e->model, &fetch, &e->fetch, why));
     float *prior;

@@ -200,7 +200,7 @@ uint64_t experts_bytes(const struct experts *x) {
 /* Keep the drive busy once. False: nothing left to bring and nothing in flight. One expert at a time: the kernel may have to clear its
  * slot's pages as the read is sent, milliseconds in which a run or the program's end would have to wait. */
 static bool fill_some(struct experts *x) {
-    const bool started = experts_start_one_fill(x);
+    const bool started = fetch_busy(x->fetch) < FILL_READS && experts_start_one_fill(x);
     if (fetch_busy(x->fetch) == 0) return false;
     (void)experts_reap(x, started ? 0 : WAIT_NS);
     return true;

@@ -10,6 +10,7 @@
 
 enum {
     PASSING_TOKENS = 4, /* a batch of more tokens is a prompt: its experts pass through, the decode set stays */
+    FILL_READS = 8,     /* of the background at once: a run waits for them */
     FILL_TRIES = 3,     /* failed background reads before the background gives up */
     /* Reads in advance under way at once, while decoding. A drive that demand keeps busy is only to be kept from pausing between
      * two layers; an idle one may as well bring all that is expected. */
