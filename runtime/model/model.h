@@ -14,6 +14,7 @@ enum { TENSOR_DIMS = 4 };
 struct model_slice {
     uint32_t file; /* index into model.files */
     uint64_t offset;
+    uint32_t bits; /* EXL3 stacks whose matrices differ in bits: of this one, while the tensor has the widest type; else 0 */
 };
 
 struct model_tensor {
@@ -33,7 +34,11 @@ struct model_tensor {
 
 /* Where matrix `i` of a stacked tensor begins. */
 static inline struct model_slice model_slice_of(const struct model_tensor *t, uint64_t i) {
-    return t->slices ? t->slices[i] : (struct model_slice){t->file, t->offset + i * t->row_bytes * t->ne[1]};
+    return t->slices ? t->slices[i] : (struct model_slice){t->file, t->offset + i * t->row_bytes * t->ne[1], 0};
+}
+/* Its bytes a row; at most t->row_bytes. */
+static inline uint64_t model_slice_row_bytes(const struct model_tensor *t, struct model_slice s) {
+    return s.bits ? t->ne[0] / 8 * s.bits : t->row_bytes;
 }
 
 struct model_file {
