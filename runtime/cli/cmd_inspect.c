@@ -18,6 +18,10 @@ static const struct {
 } value_types[] = {{"u8", 1},   {"i8", 1},     {"u16", 2},   {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
                    {"bool", 1}, {"string", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8}};
 
+static const char *const container_names[] = {
+    [CONTAINER_GGUF] = "GGUF", [CONTAINER_SAFETENSORS] = "safetensors", [CONTAINER_EXL3] = "EXL3"};
+static const char *const codebook_names[] = {[EXL3_3INST] = "3inst", [EXL3_MCG] = "mcg", [EXL3_MUL1] = "mul1"};
+
 /* ---- values --------------------------------------------------------------------------------------------------------- */
 
 /* Shortest decimal that reads back as the same binary32: 1e-06, not 9.99999997e-07. */
@@ -133,8 +137,9 @@ static void add_summary(const struct model *m, struct text *out) {
     for (size_t i = 0; i < m->n_files; i++)
         text_addf(out, "%s %s (%" PRIu64 " bytes)\n", i ? "             " : "file         ", m->files[i].path,
                   m->files[i].bytes);
-    text_addf(out, "container     GGUF version %u\narchitecture  %.*s\nname          ", m->container_version,
-              (int)m->architecture.len, m->architecture.ptr);
+    text_addf(out, "container     %s", container_names[m->container]);
+    if (m->container_version) text_addf(out, " version %u", m->container_version);
+    text_addf(out, "\narchitecture  %.*s\nname          ", (int)m->architecture.len, m->architecture.ptr);
     add_escaped(m->name, SHOWN_BYTES, out);
     const bool billions = m->n_parameters >= 1000000000, gib = m->weight_bytes >= 1 << 30;
     text_addf(out, "\nparameters    %.2f %s\n", (billions ? 1e-9 : 1e-6) * (double)m->n_parameters, billions ? "B" : "M");
@@ -183,7 +188,10 @@ static void add_tensors(const struct model *m, struct text *out) {
         add_escaped(t->name, SHOWN_BYTES, out);
         text_addf(out, "  %s  ", tensor_type_info(t->type)->name);
         add_extents(t, out);
-        text_addf(out, "  %" PRIu64 "  %u  %" PRIu64 "\n", t->bytes, t->file, t->offset);
+        text_addf(out, "  %" PRIu64 "  %u  %" PRIu64, t->bytes, t->file, t->offset);
+        if (t->slices) text_addf(out, ", %" PRIu64 " slices apart", t->ne[2]);
+        if (t->in_scale) text_addf(out, ", codebook %s", codebook_names[t->codebook]);
+        text_addf(out, "\n");
     }
 }
 
@@ -263,6 +271,14 @@ static void add_metadata_json(const struct model *m, struct text *out) {
     text_addf(out, m->n_meta ? "}" : "{}");
 }
 
+/* [file, offset] of each: a stack that was put together from a directory lies in pieces. */
+static void add_slices_json(const struct model_tensor *t, struct text *out) {
+    add_key("slices", out);
+    for (uint64_t i = 0; i < t->ne[2]; i++)
+        text_addf(out, "%s[%u, %" PRIu64 "]", i ? ", " : "[", t->slices[i].file, t->slices[i].offset);
+    text_addf(out, "]");
+}
+
 static void add_tensors_json(const struct model *m, struct text *out) {
     add_key("tensors", out);
     text_addf(out, "[");
@@ -272,7 +288,10 @@ static void add_tensors_json(const struct model *m, struct text *out) {
         cli_add_json_string(t->name, out);
         text_addf(out, ", \"type\": \"%s\", \"shape\": ", tensor_type_info(t->type)->name);
         add_extents(t, out);
-        text_addf(out, ", \"bytes\": %" PRIu64 ", \"file\": %u, \"offset\": %" PRIu64 "}", t->bytes, t->file, t->offset);
+        text_addf(out, ", \"bytes\": %" PRIu64 ", \"file\": %u, \"offset\": %" PRIu64, t->bytes, t->file, t->offset);
+        if (t->in_scale) text_addf(out, ", \"codebook\": \"%s\"", codebook_names[t->codebook]);
+        if (t->slices) add_slices_json(t, out);
+        text_addf(out, "}");
     }
     text_addf(out, "]");
 }
@@ -293,10 +312,11 @@ static void add_types_json(const struct model *m, struct text *out) {
 }
 
 static void add_json(const struct model *m, struct text *out) {
-    text_addf(out, "{\"container\": \"GGUF\", \"version\": %u", m->container_version);
+    text_addf(out, "{\"container\": \"%s\", \"version\": %u", container_names[m->container], m->container_version);
     add_key("files", out);
+    text_addf(out, "[");
     for (size_t i = 0; i < m->n_files; i++) {
-        text_addf(out, i ? ", {\"path\": " : "[{\"path\": ");
+        text_addf(out, i ? ", {\"path\": " : "{\"path\": ");
         cli_add_json_string(span_of(m->files[i].path), out);
         text_addf(out, ", \"bytes\": %" PRIu64 "}", m->files[i].bytes);
     }

@@ -69,8 +69,8 @@ const char *const group_titles[GROUP_COUNT] = {
 
 const struct flag flags[] = {
     /* model */
-    {"-m --model", .kind = FLAG_STRING, .group = GROUP_MODEL, .verbs = ALL, .offset = AT(model), .metavar = "FILE",
-     .help = "GGUF file of a qwen3moe model, or the first shard of a split"},
+    {"-m --model", .kind = FLAG_STRING, .group = GROUP_MODEL, .verbs = ALL, .offset = AT(model), .metavar = "MODEL",
+     .help = "GGUF file of a qwen3moe model, the first shard of a split, or a directory with config.json and *.safetensors"},
     {"--family", .kind = FLAG_CHOICE, .group = GROUP_MODEL, .verbs = GENERATE | TEMPLATE, .offset = AT(family),
      .choices = families, .initial = "auto", .metavar = "NAME",
      .help = "chat template family; default: recognised from the file's own template"},

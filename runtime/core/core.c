@@ -34,6 +34,19 @@ bool span_starts(struct span text, struct span prefix) {
     return text.len >= prefix.len && (prefix.len == 0 || memcmp(text.ptr, prefix.ptr, prefix.len) == 0);
 }
 
+size_t utf8_sequence(const uint8_t *p, size_t left) {
+    if (p[0] < 0x80) return 1;
+    const size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] > 0xf4 || len > left) return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if (p[0] == 0xe0 && p[1] < 0xa0) return 0;
+    if (p[0] == 0xed && p[1] > 0x9f) return 0;
+    if (p[0] == 0xf0 && p[1] < 0x90) return 0;
+    if (p[0] == 0xf4 && p[1] > 0x8f) return 0;
+    return len;
+}
+
 static bool text_reserve(struct text *t, size_t extra) {
     if (t->failed) return false;
     if (extra >= SIZE_MAX / 2 - t->len) return !(t->failed = true);

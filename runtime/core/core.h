@@ -62,6 +62,8 @@ struct span {
 struct span span_of(const char *c_string);
 bool span_equal(struct span a, struct span b);
 bool span_starts(struct span text, struct span prefix);
+/* Bytes of the UTF-8 sequence at `p` with `left` > 0 bytes available; 0: ill-formed (overlong, surrogate, above U+10FFFF, cut). */
+size_t utf8_sequence(const uint8_t *p, size_t left);
 
 /* A growing byte string. Zero-initialise, free with text_free(). After a failed append `failed` is set, the content is
  * unchanged and later appends do nothing, so that a writer checks once at the end. `ptr` is NUL-terminated when not NULL. */

@@ -82,32 +82,24 @@ enum err file_read(const struct model_file *file, void *to, uint64_t bytes, uint
     return ERR_NONE;
 }
 
+const char *container_label(const struct container *c) { return path_label(c->label ? c->label : c->files[0].path); }
+
 void container_close(struct container *c) {
     for (size_t i = 0; i < c->n_files; i++) {
         file_close(&c->files[i]);
         free(c->regions[i]);
     }
+    free(c->label);
     free(c->files);
     free(c->regions);
+    free(c->made_meta);
+    free(c->made_names);
+    free(c->slices);
     free(c->tensors);
     free(c->tensor_at);
     free(c->by_name);
     meta_close(&c->meta);
     *c = (struct container){0};
-}
-
-/* Bytes of the UTF-8 sequence at `p` with `left` bytes available; 0: ill-formed (overlong, surrogate, above U+10FFFF, cut). */
-static size_t utf8_sequence(const uint8_t *p, size_t left) {
-    if (p[0] < 0x80) return 1;
-    const size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4 || len > left) return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if (p[0] == 0xe0 && p[1] < 0xa0) return 0;
-    if (p[0] == 0xed && p[1] > 0x9f) return 0;
-    if (p[0] == 0xf0 && p[1] < 0x90) return 0;
-    if (p[0] == 0xf4 && p[1] > 0x8f) return 0;
-    return len;
 }
 
 const char *name_problem(struct span name, size_t max_bytes) {

@@ -1,4 +1,4 @@
-/* Private to runtime/model: what a container reader (gguf.c; later safetensors.c, exl3.c) fills, and the tools they share.
+/* Private to runtime/model: what a container reader (gguf.c, hf.c) fills, and the tools they share.
  *
  * A reader opens the files, keeps their metadata bytes in own memory, and lists keys and tensors with absolute offsets.
  * What is true of any container (names, sizes, ranges, overlap) is checked by directory_check(); what is true of a model
@@ -38,17 +38,23 @@ enum meta_type {
     META_TYPE_COUNT
 };
 
+#define META_MADE UINT64_MAX
+
 struct meta_table {
     struct model_meta *entries;       /* [n], in file order */
-    uint64_t *at;                     /* [n] position of the record in file 0, for messages */
+    uint64_t *at;                     /* [n] position of the record in file 0, for messages; META_MADE: in none */
     const struct model_meta **by_key; /* [n] sorted by key */
     size_t n;
 };
 
 struct container {
+    char *label;              /* what messages call the whole; NULL: the first file */
     struct model_file *files; /* [n_files] */
     void **regions;           /* [n_files] metadata bytes; keys, names and values point into them */
+    char *made_meta, *made_names; /* the same where a reader makes them up */
+    struct model_slice *slices;   /* of all tensors that have some */
     size_t n_files;
+    enum model_container kind;
     struct model_tensor *tensors;        /* [n_tensors], file after file */
     uint64_t *tensor_at;                 /* [n_tensors] position of the record in its file */
     const struct model_tensor **by_name; /* [n_tensors] sorted, set by directory_check() */
@@ -69,6 +75,7 @@ enum err file_open(const char *path, struct model_file *out, struct reason *why)
 void file_close(struct model_file *file);
 enum err file_read(const struct model_file *file, void *to, uint64_t bytes, uint64_t offset, struct reason *why) MUST_USE;
 const char *path_label(const char *path); /* the path, or its last part when it would fill a message */
+const char *container_label(const struct container *c);
 
 /* ---- names ---------------------------------------------------------------------------------------------------- */
 
@@ -93,7 +100,7 @@ enum err tensor_fail(const struct container *c, const struct model_tensor *t, st
 
 /* ---- typed metadata ------------------------------------------------------------------------------------------- */
 
-enum err meta_index(struct meta_table *table, const struct model_file *file, struct reason *why) MUST_USE; /* fills by_key */
+enum err meta_index(struct meta_table *table, const char *label, struct reason *why) MUST_USE; /* fills by_key */
 void meta_close(struct meta_table *table);
 const struct model_meta *meta_find(const struct meta_table *table, struct span key);
 enum err key_fail(const struct container *c, const char *key, struct reason *why, enum err code, const char *format, ...)

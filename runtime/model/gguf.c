@@ -167,14 +167,26 @@ struct header {
     uint64_t n_tensors, n_keys;
 };
 
+/* What people name in place of a model, and what they should have named. */
+static const char *likely_mistake(const struct model_file *file) {
+    uint8_t start[9] = {0};
+    struct reason ignored;
+    const uint64_t have = file->bytes < sizeof start ? file->bytes : sizeof start;
+    if (file_read(file, start, have, 0, &ignored) != ERR_NONE) return "";
+    if (have == sizeof start && start[8] == '{' && load_u64(start) >= 2 && load_u64(start) <= file->bytes - 8)
+        return "; it looks like a safetensors file: name the directory that holds it and its config.json";
+    if (start[0] == '{') return "; it looks like JSON: name the directory of the model that it belongs to";
+    return "";
+}
+
 static enum err take_header(struct cursor *c, struct header *h) {
     const uint8_t *magic;
     if (c->file->bytes == 0) return cursor_fail(c, 0, ERR_FORMAT, "the file is empty");
     TRY(take(c, 4, &magic));
     if (memcmp(magic, "FUGG", 4) == 0) return cursor_fail(c, 0, ERR_UNSUPPORTED, "a big-endian GGUF file; convert it first");
     if (memcmp(magic, "GGUF", 4) != 0)
-        return cursor_fail(c, 0, ERR_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not 'GGUF'", magic[0],
-                           magic[1], magic[2], magic[3]);
+        return cursor_fail(c, 0, ERR_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not 'GGUF'%s", magic[0],
+                           magic[1], magic[2], magic[3], likely_mistake(c->file));
     TRY(take_u32(c, &h->version));
     if (h->version && (h->version & 0xffff) == 0)
         return cursor_fail(c, 4, ERR_UNSUPPORTED, "a big-endian GGUF file (version word 0x%08x); convert it first", h->version);
@@ -206,7 +218,7 @@ static enum err take_keys(struct cursor *c, uint64_t n, struct meta_table *table
         TRY(take_value(c, &table->entries[i]));
         table->n++;
     }
-    return meta_index(table, c->file, c->why);
+    return meta_index(table, path_label(c->file->path), c->why);
 }
 
 static enum err find_alignment(const struct container *one, uint64_t *alignment, struct reason *why) {

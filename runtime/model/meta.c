@@ -24,16 +24,16 @@ static int order_by_key(const void *a, const void *b) {
     return order ? order : (*x > *y) - (*x < *y);
 }
 
-enum err meta_index(struct meta_table *table, const struct model_file *file, struct reason *why) {
+enum err meta_index(struct meta_table *table, const char *label, struct reason *why) {
     table->by_key = calloc_checked(table->n, sizeof *table->by_key);
-    if (!table->by_key) return fail(why, ERR_NO_MEMORY, "%s: no memory for its metadata index", path_label(file->path));
+    if (!table->by_key) return fail(why, ERR_NO_MEMORY, "%s: no memory for its metadata index", label);
     for (size_t i = 0; i < table->n; i++) table->by_key[i] = &table->entries[i];
     qsort(table->by_key, table->n, sizeof *table->by_key, order_by_key);
     for (size_t i = 1; i < table->n; i++) {
         const struct model_meta *entry = table->by_key[i];
         if (span_equal(table->by_key[i - 1]->key, entry->key))
             return fail(why, ERR_FORMAT, "%s: key '%s' at byte %llu: the key was already given at byte %llu",
-                        path_label(file->path), quote(entry->key).text, (unsigned long long)table->at[entry - table->entries],
+                        label, quote(entry->key).text, (unsigned long long)table->at[entry - table->entries],
                         (unsigned long long)table->at[table->by_key[i - 1] - table->entries]);
     }
     return ERR_NONE;
@@ -67,8 +67,9 @@ enum err key_fail(const struct container *c, const char *key, struct reason *why
     vsnprintf(problem, sizeof problem, format, args);
     va_end(args);
     const struct model_meta *entry = meta_find(&c->meta, span_of(key));
-    if (entry) snprintf(place, sizeof place, " at byte %llu", (unsigned long long)c->meta.at[entry - c->meta.entries]);
-    return fail(why, code, "%s: key '%s'%s: %s", path_label(c->files[0].path), key, place, problem);
+    const uint64_t at = entry ? c->meta.at[entry - c->meta.entries] : META_MADE;
+    if (at != META_MADE) snprintf(place, sizeof place, " at byte %llu", (unsigned long long)at);
+    return fail(why, code, "%s: key '%s'%s: %s", container_label(c), key, place, problem);
 }
 
 static enum err wrong_type(const struct container *c, const char *key, const char *want, struct reason *why) {

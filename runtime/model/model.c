@@ -2,12 +2,13 @@
  *
  * Only the qwen3moe family is known. Owns the container it opened; nothing is changed after model_open(), so that the
  * model can be shared. Never reads tensor data. */
-#include "model/container.h"
+#include "model/hf.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Far above the largest known model, so that products of a few of them stay far below 2^63 everywhere. */
 enum {
@@ -155,7 +156,7 @@ static bool is_weight_type(enum tensor_type type) {
 static enum err bind(const struct container *c, const char *name, bool required, uint64_t a, uint64_t b, uint64_t x,
                      const struct model_tensor **out, struct reason *why) {
     const struct model_tensor *t = *out = directory_find(c, span_of(name));
-    if (!t && required) return fail(why, ERR_FORMAT, "%s: tensor '%s' is missing", path_label(c->files[0].path), name);
+    if (!t && required) return fail(why, ERR_FORMAT, "%s: tensor '%s' is missing", container_label(c), name);
     if (!t) return ERR_NONE;
     if (t->ne[0] != a || t->ne[1] != b || t->ne[2] != x || t->ne[3] != 1)
         return tensor_fail(c, t, why, ERR_FORMAT,
@@ -241,7 +242,7 @@ static enum err bind_weights(struct owner *o, struct reason *why) {
                         c->n_tensors);
     TRY(check_layer_numbers(c, s->n_layers, why));
     m->layers = o->layers = calloc_checked(s->n_layers, sizeof *o->layers);
-    if (!o->layers) return fail(why, ERR_NO_MEMORY, "%s: no memory for %u layers", path_label(c->files[0].path), s->n_layers);
+    if (!o->layers) return fail(why, ERR_NO_MEMORY, "%s: no memory for %u layers", container_label(c), s->n_layers);
     for (uint32_t i = 0; i < s->n_layers; i++) TRY(bind_layer(c, s, i, &o->layers[i], why));
     return ERR_NONE;
 }
@@ -257,15 +258,21 @@ static void publish(struct owner *o) {
     m->meta = c->meta.entries;
     m->n_files = c->n_files;
     m->files = c->files;
+    m->container = c->kind;
     m->container_version = c->version;
     m->weight_bytes = c->weight_bytes;
     m->n_parameters = c->n_parameters;
 }
 
+static enum err read_container(const char *path, struct container *c, struct reason *why) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode) ? hf_read(path, c, why) : gguf_read(path, c, why);
+}
+
 static enum err build(struct owner *o, const char *path, bool need_weights, struct reason *why) {
     struct container *c = &o->container;
     struct model *m = &o->model;
-    TRY(gguf_read(path, c, why));
+    TRY(read_container(path, c, why));
     TRY(directory_check(c, why));
     publish(o);
     TRY(check_family(c, &m->architecture, why));
@@ -277,7 +284,8 @@ static enum err build(struct owner *o, const char *path, bool need_weights, stru
         return bind_weights(o, why);
     }
     if (need_weights)
-        return fail(why, ERR_FORMAT, "%s: has no tensors: a vocabulary-only file cannot be run", path_label(path));
+        return fail(why, ERR_FORMAT, "%s: has no tensors: a vocabulary-only %s cannot be run", path_label(path),
+                    c->kind == CONTAINER_GGUF ? "file" : "directory");
     m->shape.n_vocab = (uint32_t)m->vocab.n_tokens;
     return ERR_NONE;
 }

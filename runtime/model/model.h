@@ -1,6 +1,6 @@
 /* An untrusted file becomes one validated `struct model`: shape, tensor directory, bound weights, tokenizer arrays.
  *
- * Containers (gguf.c, safetensors.c, exl3.c) end in the same struct, under GGUF's names of keys and tensors. Opening reads metadata only, never weights.
+ * All containers end in the same struct, under GGUF's names of keys and tensors. Opening reads metadata only, never weights.
  * After model_open() succeeded every number here has been checked: extents match the shape, data ranges lie inside their
  * files and do not overlap, row sizes are whole blocks, ids are below n_vocab. The struct is const and may be shared. */
 #ifndef COLDSTREAM_MODEL_H
@@ -96,6 +96,8 @@ struct model_meta {
     struct span bytes;     /* raw little-endian payload: scalar bytes, string bytes, or first bytes of the array's elements */
 };
 
+enum model_container { CONTAINER_GGUF, CONTAINER_SAFETENSORS, CONTAINER_EXL3 };
+
 struct model {
     struct model_shape shape;
     struct span architecture, name, chat_template; /* empty when absent */
@@ -111,12 +113,13 @@ struct model {
     const struct model_meta *meta;
     size_t n_files;
     const struct model_file *files;
-    uint32_t container_version; /* GGUF 2 or 3 */
+    enum model_container container;
+    uint32_t container_version; /* GGUF 2 or 3; of the others 0 */
     uint64_t weight_bytes;      /* sum over `tensors` */
     uint64_t n_parameters;      /* sum of extents */
 };
 
-/* `path`: a GGUF file or the first shard of a split. On failure *out is NULL and `why` names file, item and offset.
+/* `path`: a GGUF file, the first shard of a split, or a directory with config.json and *.safetensors. On failure *out is NULL and `why` names file, item and offset.
  * need_weights false: accept vocabulary-only files (tokenize, template, inspect); layers, embedding... may then be NULL. */
 enum err model_open(const char *path, bool need_weights, struct model **out, struct reason *why) MUST_USE;
 void model_close(struct model **model);

@@ -42,7 +42,7 @@ static enum err read_types(const struct container *c, size_t n_tokens, struct vo
     TRY(check_length(c, KEY("scores"), scores, n_tokens, why));
     own->types = calloc_checked(n_tokens, sizeof *own->types);
     if (!own->types)
-        return fail(why, ERR_NO_MEMORY, "%s: no memory for %zu token types", path_label(c->files[0].path), n_tokens);
+        return fail(why, ERR_NO_MEMORY, "%s: no memory for %zu token types", container_label(c), n_tokens);
     for (size_t i = 0; i < n_tokens; i++) {
         uint64_t type = 1;
         if (types && (!meta_element_uint(types, i, &type) || type > 6))
