@@ -50,7 +50,7 @@ enum err json_scan_fail(const struct json_scan *s, struct reason *why, enum err 
     return fail(why, code, "%s: at byte %llu: %s", s->label, (unsigned long long)s->at, problem);
 }
 
-/* ---- bytes ---------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t position(const struct json_scan *s) { return s->from + s->next; }
 
@@ -99,7 +99,7 @@ static enum err keep(struct json_scan *s, const void *bytes, size_t len, struct 
 
 static void publish(struct json_scan *s) { s->text = (struct span){s->held.ptr ? s->held.ptr : "", s->held.len}; }
 
-/* ---- strings -------------------------------------------------------------------------------------------------------- */
+/* ---- strings ----------------------------------------------------------------------------------------------------------- */
 
 static enum err take_unit(struct json_scan *s, uint32_t *unit, struct reason *why) {
     *unit = 0;
@@ -204,7 +204,7 @@ static enum err take_string(struct json_scan *s, struct reason *why) {
     return check_utf8(s, why);
 }
 
-/* ---- numbers and words ---------------------------------------------------------------------------------------------- */
+/* ---- numbers and words ------------------------------------------------------------------------------------------------- */
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -287,7 +287,7 @@ double json_scan_double(struct span number) {
     return strtod(terminated, NULL);
 }
 
-/* ---- structure ------------------------------------------------------------------------------------------------------ */
+/* ---- structure --------------------------------------------------------------------------------------------------------- */
 
 static bool in_object(const struct json_scan *s) { return s->objects >> (s->depth - 1) & 1; }
 

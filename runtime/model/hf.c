@@ -25,8 +25,7 @@ char *hf_join(const char *folder, const char *name) {
     return asprintf(&path, "%s%s%s", folder, len && folder[len - 1] == '/' ? "" : "/", name) < 0 ? NULL : path;
 }
 
-/* ---- listing
- * -------------------------------------------------------------------------------------------------------------------- */
+/* ---- listing ----------------------------------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *name, const char *ending) {
     const size_t n = strlen(name), e = strlen(ending);
@@ -95,8 +94,7 @@ static enum err check_kind(const struct folder *f, struct reason *why) {
                 label);
 }
 
-/* ---- completeness
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- completeness ------------------------------------------------------------------------------------------------------ */
 
 /* "model-00002-of-00003.safetensors" tells how many there are. */
 static enum err check_numbers(const struct folder *f, struct reason *why) {
@@ -174,8 +172,7 @@ static enum err check_index(const struct folder *f, struct reason *why) {
     return result;
 }
 
-/* ---- reading
- * ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- reading ----------------------------------------------------------------------------------------------------------- */
 
 static enum err add_general(const struct folder *f, struct hf_meta *meta, struct reason *why) {
     char *whole = realpath(f->path, NULL);

@@ -18,6 +18,7 @@
     X(KV_HEADS, "num_key_value_heads")                                                                                         \
     X(HEAD_DIM, "head_dim")                                                                                                    \
     X(EXPERTS, "num_experts")                                                                                                  \
+    X(LOCAL_EXPERTS, "num_local_experts") /* the same, as transformers 5 writes it */                                          \
     X(EXPERTS_USED, "num_experts_per_tok")                                                                                     \
     X(EXPERT_WIDTH, "moe_intermediate_size")                                                                                   \
     X(DENSE_WIDTH, "intermediate_size")                                                                                        \
@@ -69,7 +70,7 @@ enum config_key {
 #define X(suffix, key) CONFIG_##suffix,
     CONFIG_KEYS(X)
 #undef X
-        CONFIG_COUNT
+    CONFIG_COUNT
 };
 
 struct reader {
@@ -84,8 +85,7 @@ static bool given(const struct reader *r, enum config_key key) {
     return r->v[key].kind != HF_ABSENT && r->v[key].kind != HF_NULL;
 }
 
-/* ---- values with rules ----------------------------------------------------------------------------------------------------
- */
+/* ---- values with rules ------------------------------------------------------------------------------------------------- */
 
 static enum err need(const struct reader *r, enum config_key key) {
     return given(r, key) ? ERR_NONE : refuse(r, key, ERR_FORMAT, "is missing; a Qwen3MoeForCausalLM needs it");
@@ -133,8 +133,7 @@ static enum err take_id(const struct reader *r, enum config_key key, int64_t *ou
     return ERR_NONE;
 }
 
-/* ---- what is refused
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------------------------------------- */
 
 static enum err check_architecture(const struct reader *r) {
     const struct hf_value *names = &r->v[CONFIG_ARCHITECTURES];
@@ -194,8 +193,7 @@ static enum err check_quantization(const struct reader *r, bool *exl3) {
     return ERR_NONE;
 }
 
-/* ---- RoPE
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- RoPE -------------------------------------------------------------------------------------------------------------- */
 
 #define ROPE_KEY(name) "qwen3moe.rope." name
 
@@ -252,18 +250,24 @@ static enum err take_rope(const struct reader *r, uint64_t *positions, struct hf
     return given(r, whole) ? take_scaling(r, is_new, positions, meta) : ERR_NONE;
 }
 
-/* ---- all of it
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- all of it --------------------------------------------------------------------------------------------------------- */
 
 static enum err take_shape(const struct reader *r, struct hf_config *out) {
+    const bool local = given(r, CONFIG_LOCAL_EXPERTS);
+    if (local && given(r, CONFIG_EXPERTS) && r->v[CONFIG_LOCAL_EXPERTS].integer != r->v[CONFIG_EXPERTS].integer)
+        return refuse(r, CONFIG_LOCAL_EXPERTS, ERR_FORMAT, "differs from 'num_experts'; only one of them can be meant");
     const struct {
         enum config_key key;
         uint64_t max, *to;
     } numbers[] = {
-        {CONFIG_LAYERS, 1 << 12, &out->n_layers},   {CONFIG_HIDDEN_SIZE, 1 << 20, &out->n_embd},
-        {CONFIG_HEADS, 1 << 14, &out->n_heads},     {CONFIG_KV_HEADS, 1 << 14, &out->n_kv_heads},
-        {CONFIG_EXPERTS, 1 << 16, &out->n_experts}, {CONFIG_EXPERTS_USED, 1 << 16, &out->n_experts_used},
-        {CONFIG_EXPERT_WIDTH, 1 << 20, &out->n_ff}, {CONFIG_VOCAB, MAX_TOKENS, &out->n_vocab},
+        {CONFIG_LAYERS, 1 << 12, &out->n_layers},
+        {CONFIG_HIDDEN_SIZE, 1 << 20, &out->n_embd},
+        {CONFIG_HEADS, 1 << 14, &out->n_heads},
+        {CONFIG_KV_HEADS, 1 << 14, &out->n_kv_heads},
+        {local ? CONFIG_LOCAL_EXPERTS : CONFIG_EXPERTS, 1 << 16, &out->n_experts},
+        {CONFIG_EXPERTS_USED, 1 << 16, &out->n_experts_used},
+        {CONFIG_EXPERT_WIDTH, 1 << 20, &out->n_ff},
+        {CONFIG_VOCAB, MAX_TOKENS, &out->n_vocab},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         TRY(take_uint(r, numbers[i].key, numbers[i].max, numbers[i].to));

@@ -69,8 +69,7 @@ struct binder {
     struct reason *why;
 };
 
-/* ---- names
- * -------------------------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------------- */
 
 static bool take(struct span *rest, const char *literal) {
     const struct span l = span_of(literal);
@@ -160,8 +159,7 @@ static enum err sort_tensors(struct binder *b) {
     return ERR_NONE;
 }
 
-/* ---- one matrix or vector
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- one matrix or vector ---------------------------------------------------------------------------------------------- */
 
 /* What a linear holds, once checked. */
 struct found {
@@ -234,8 +232,7 @@ static enum err check_linear(const struct binder *b, const struct place *p, cons
     return ERR_NONE;
 }
 
-/* ---- tensors
- * ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ----------------------------------------------------------------------------------------------------------- */
 
 static struct model_tensor *add_tensor(struct binder *b, const struct place *p, const char *suffix, enum tensor_type type,
                                        uint64_t in, uint64_t out, uint64_t x) {

@@ -64,8 +64,7 @@ static enum err no_memory(const struct tokenizer_file *f) {
     return fail(f->why, ERR_NO_MEMORY, "%s: no memory for its tokens", f->scan->label);
 }
 
-/* ---- tokens
- * ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- tokens ------------------------------------------------------------------------------------------------------------ */
 
 static enum err add_token(struct tokenizer_file *f, struct token one, struct span text) {
     if (f->n == f->cap) {
@@ -169,8 +168,7 @@ static enum err take_added_tokens(struct tokenizer_file *f) {
     }
 }
 
-/* ---- merges
- * ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- merges ------------------------------------------------------------------------------------------------------------ */
 
 static void begin_merge(struct tokenizer_file *f) { text_add(&f->merges, &(const uint64_t){0}, sizeof(uint64_t)); }
 
@@ -217,8 +215,7 @@ static enum err take_merges(struct tokenizer_file *f) {
     }
 }
 
-/* ---- the rest of tokenizer.json
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the rest of tokenizer.json ---------------------------------------------------------------------------------------- */
 
 /* The next value must be one of a few harmless ones. */
 static enum err need_value(struct tokenizer_file *f, const char *key, enum scan_event allowed, const char *text) {
@@ -331,9 +328,7 @@ static enum err take_all(struct tokenizer_file *f) {
     return next(f, &event);
 }
 
-/* ---- ids
- * --------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- ids --------------------------------------------------------------------------------------------------------------- */
 
 static enum err token_fail(const struct tokenizer_file *f, const struct token *t, const char *format, ...) PRINTF_LIKE(3, 4);
 
@@ -394,8 +389,7 @@ static void write_tokens(const struct tokenizer_file *f, struct hf_meta *meta) {
     }
 }
 
-/* ---- the files beside it
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- the files beside it ----------------------------------------------------------------------------------------------- */
 
 enum setting {
     SET_BOS,
@@ -472,8 +466,7 @@ static enum err read_tokenizer(const char *path, const struct settings *s, const
     return result;
 }
 
-/* ---- chat template
- * ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- chat template ----------------------------------------------------------------------------------------------------- */
 
 /* {"name": "default", "template": "..."}, of which the brace has been read: the template of that name, else the first, wins. */
 static enum err take_named(struct json_scan *s, struct text *chosen, bool *is_default, struct reason *why) {
@@ -560,9 +553,7 @@ static enum err write_template(const char *jinja_path, struct settings *s, struc
     return ERR_NONE;
 }
 
-/* ---- all of it
- * ------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- all of it --------------------------------------------------------------------------------------------------------- */
 
 enum err hf_tokenizer_read(const char *folder, const struct hf_config *config, struct hf_meta *meta, struct reason *why) {
     static const char *const set_keys[SET_COUNT] = {"bos_token",         "eos_token",         "pad_token",

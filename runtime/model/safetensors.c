@@ -55,7 +55,7 @@ void st_table_close(struct st_table *t) {
     *t = (struct st_table){0};
 }
 
-/* ---- one entry ---------------------------------------------------------------------------------------------------------- */
+/* ---- one entry --------------------------------------------------------------------------------------------------------- */
 
 struct header {
     struct st_table *table;
@@ -157,7 +157,7 @@ static enum err take_entry(struct header *h, struct st_tensor *one) {
     return check_extent(h, one, shape, rank, range);
 }
 
-/* ---- a header ----------------------------------------------------------------------------------------------------------- */
+/* ---- a header ---------------------------------------------------------------------------------------------------------- */
 
 /* Nothing in it is used, but a reader that lets anything pass here reads other files than the rest of the world. */
 static enum err take_metadata(struct header *h) {
@@ -265,8 +265,7 @@ enum err safetensors_read(struct st_table *t, const char *path, struct reason *w
     return result;
 }
 
-/* ---- all files together ---------------------------------------------------------------------------------------------------
- */
+/* ---- all files together ------------------------------------------------------------------------------------------------ */
 
 static int order_by_name(const void *a, const void *b, void *table) {
     const struct st_table *t = table;
