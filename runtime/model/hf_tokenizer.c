@@ -41,7 +41,7 @@ struct tokenizer_file {
     size_t n_merges;
     uint32_t *by_id; /* [n_ids] 1 + index into tokens; 0: no token has it */
     size_t n_ids;
-    bool has_model, has_regex, has_byte_level;
+    bool has_model, has_vocab, has_regex, has_byte_level;
 };
 
 static void tokenizer_file_close(struct tokenizer_file *f) {
@@ -97,7 +97,8 @@ static enum err take_id(struct tokenizer_file *f, uint32_t *id) {
 static enum err take_vocab(struct tokenizer_file *f) {
     enum scan_event event;
     TRY(next(f, &event));
-    if (event != SCAN_OBJECT || f->n_merges) return refuse(f, ERR_FORMAT, "model.vocab must be an object of tokens and ids");
+    if (event != SCAN_OBJECT || f->has_vocab) return refuse(f, ERR_FORMAT, "model.vocab must be an object, given once");
+    f->has_vocab = true;
     for (;;) {
         TRY(next(f, &event));
         if (event == SCAN_OBJECT_END) return ERR_NONE;
@@ -322,7 +323,7 @@ static enum err take_all(struct tokenizer_file *f) {
         else
             TRY(skip(f, event));
     }
-    if (!f->has_model || !f->n) return refuse(f, ERR_FORMAT, "it holds no model.vocab");
+    if (!f->has_vocab) return refuse(f, ERR_FORMAT, "it holds no model.vocab");
     if (!f->has_regex || !f->has_byte_level)
         return refuse(f, ERR_UNSUPPORTED, "the pre-tokenizer is not that of Qwen2 and Qwen3, the only one supported");
     return next(f, &event);

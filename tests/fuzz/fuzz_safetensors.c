@@ -1,0 +1,162 @@
+/* libFuzzer target: any bytes as the files of a model directory, opened with and without weights, and then walked to the end.
+ *
+ * The input is a list of records: one byte for the file, u32 length, u32 zeros to follow, the bytes. "Header" records get the 8
+ * bytes of length that a safetensors file begins with, so that mutations of the JSON stay a file. Without a config.json of its
+ * own an input gets one that fits the corpus. Unknown file bytes are taken modulo the table, so that most mutations mean
+ * something. */
+#include <assert.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const struct {
+    const char *name;
+    bool header;
+} files[] = {
+    {"config.json", false},
+    {"model.safetensors", true},
+    {"model.safetensors", false},
+    {"model-00002-of-00002.safetensors", true},
+    {"tokenizer.json", false},
+    {"tokenizer_config.json", false},
+    {"generation_config.json", false},
+    {"model.safetensors.index.json", false},
+    {"chat_template.jinja", false},
+};
+enum { N_FILES = sizeof files / sizeof *files, MAX_ZEROS = 1 << 16 };
+
+static const char config[] =
+    "{\"architectures\":[\"Qwen3MoeForCausalLM\"],\"hidden_size\":4,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
+    "\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,\"num_experts_per_tok\":1,"
+    "\"moe_intermediate_size\":2,\"vocab_size\":3,\"max_position_embeddings\":9,\"rms_norm_eps\":1e-6,"
+    "\"rope_theta\":1e6,\"norm_topk_prob\":true}";
+
+/* ---- the directory ----------------------------------------------------------------------------------------------------- */
+
+static char folder[] = "/tmp/fuzz_safetensors_XXXXXX"; /* made at the first input */
+
+static void path_of(const char *name, char *out, size_t size) { snprintf(out, size, "%s/%s", folder, name); }
+
+static void empty_folder(void) {
+    for (int i = 0; i < N_FILES; i++) {
+        char path[128];
+        path_of(files[i].name, path, sizeof path);
+        unlink(path);
+    }
+}
+
+static void remove_folder(void) {
+    empty_folder();
+    rmdir(folder);
+}
+
+static void put(int which, const uint8_t *bytes, size_t len, size_t zeros) {
+    char path[128];
+    path_of(files[which].name, path, sizeof path);
+    FILE *file = fopen(path, "wb");
+    assert(file);
+    const uint64_t length = len;
+    size_t written = files[which].header ? fwrite(&length, 1, sizeof length, file) - sizeof length : 0;
+    written += len ? fwrite(bytes, 1, len, file) : 0;
+    assert(written == len && fflush(file) == 0);
+    assert(ftruncate(fileno(file), (off_t)(len + zeros + (files[which].header ? sizeof length : 0))) == 0);
+    fclose(file);
+}
+
+static void write_folder(const uint8_t *data, size_t size) {
+    put(0, (const uint8_t *)config, sizeof config - 1, 0);
+    while (size >= 9) {
+        uint32_t len, zeros;
+        memcpy(&len, data + 1, sizeof len);
+        memcpy(&zeros, data + 5, sizeof zeros);
+        const int which = data[0] % N_FILES;
+        data += 9;
+        size -= 9;
+        if (len > size) len = (uint32_t)size;
+        put(which, data, len, zeros % (MAX_ZEROS + 1));
+        data += len;
+        size -= len;
+    }
+}
+
+/* ---- the target -------------------------------------------------------------------------------------------------------- */
+
+static unsigned sum_span(struct span s) {
+    unsigned sum = 0;
+    for (size_t i = 0; i < s.len; i++) sum += (unsigned char)s.ptr[i];
+    return sum;
+}
+
+typedef unsigned __int128 wide; /* what the reader's checked 64-bit sums are compared with */
+
+static void check_tensor(const struct model *m, const struct model_tensor *t) {
+    assert(model_find_tensor(m, t->name) == t);
+    assert(t->bytes == (wide)t->row_bytes * t->ne[1] * t->ne[2] * t->ne[3] && t->bytes > 0 && t->ne[3] == 1);
+    for (uint64_t i = 0; i < t->ne[2]; i++) {
+        const struct model_slice at = model_slice_of(t, i);
+        assert(at.file < m->n_files && at.offset <= m->files[at.file].bytes);
+        assert(t->bytes / t->ne[2] <= m->files[at.file].bytes - at.offset);
+    }
+    const bool exl3 = t->type >= TYPE_EXL3_1 && t->type <= TYPE_EXL3_8;
+    assert(exl3 == (t->in_scale != NULL) && exl3 == (t->out_scale != NULL) && t->codebook <= EXL3_MUL1);
+    if (!exl3) return;
+    assert(t->ne[0] % 128 == 0 && t->ne[1] % 128 == 0);
+    const struct model_tensor *const scales[] = {t->in_scale, t->out_scale};
+    for (int i = 0; i < 2; i++) {
+        assert(scales[i] >= m->tensors && scales[i] < m->tensors + m->n_tensors && scales[i]->type == TYPE_F16);
+        assert(scales[i]->ne[0] == t->ne[i] && scales[i]->ne[1] == 1 && scales[i]->ne[2] == t->ne[2]);
+    }
+}
+
+static unsigned walk(const struct model *m) {
+    unsigned sum = sum_span(m->architecture) + sum_span(m->name) + sum_span(m->chat_template);
+    for (size_t i = 0; i < m->n_meta; i++) sum += sum_span(m->meta[i].key) + sum_span(m->meta[i].bytes);
+    for (size_t i = 0; i < m->vocab.n_tokens; i++) sum += sum_span(m->vocab.tokens[i]) + (unsigned)m->vocab.types[i];
+    for (size_t i = 0; i < m->vocab.n_merges; i++) sum += sum_span(m->vocab.merges[i]);
+    const int32_t ids[] = {m->vocab.bos, m->vocab.eos, m->vocab.eot, m->vocab.pad};
+    for (size_t i = 0; i < 4; i++) assert(ids[i] >= -1 && ids[i] < (int64_t)(m->vocab.n_tokens ? m->vocab.n_tokens : 1));
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        check_tensor(m, &m->tensors[i]);
+        sum += sum_span(m->tensors[i].name);
+    }
+    return sum;
+}
+
+static void check_shape(const struct model *m) {
+    const struct model_shape *s = &m->shape;
+    assert(s->n_layers && s->n_embd && s->n_ff && s->n_vocab && s->context_length && m->layers && m->embedding && m->output);
+    assert(s->n_kv_heads && s->n_heads % s->n_kv_heads == 0 && s->head_dim && s->head_dim % 2 == 0);
+    assert(s->n_experts_used && s->n_experts_used <= s->n_experts);
+    assert(s->rms_eps > 0 && s->rope_base > 1 && s->rope_factor > 0 && s->rope_attn_factor > 0 && s->rope_original_context);
+    for (uint32_t i = 0; i < s->n_layers; i++) assert(m->layers[i].gate && m->layers[i].down && m->layers[i].attn_k);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static bool made;
+    if (!made) {
+        made = mkdtemp(folder) != NULL;
+        assert(made);
+        atexit(remove_folder);
+    }
+    empty_folder();
+    write_folder(data, size);
+    for (int need_weights = 0; need_weights < 2; need_weights++) {
+        struct model *m;
+        struct reason why = {0};
+        const enum err result = model_open(folder, need_weights, &m, &why);
+        assert((result == ERR_NONE) == (m != NULL));
+        assert(result == ERR_NONE || why.text[0]);
+        if (!m) continue;
+        volatile unsigned sum = walk(m); /* volatile: the reads must happen */
+        (void)sum;
+        if (need_weights) check_shape(m);
+        model_close(&m);
+    }
+    return 0;
+}
