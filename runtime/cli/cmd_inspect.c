@@ -271,11 +271,13 @@ static void add_metadata_json(const struct model *m, struct text *out) {
     text_addf(out, m->n_meta ? "}" : "{}");
 }
 
-/* [file, offset] of each: a stack that was put together from a directory lies in pieces. */
+/* [file, offset] of each: a stack that was put together from a directory lies in pieces. A third number: its own bits. */
 static void add_slices_json(const struct model_tensor *t, struct text *out) {
     add_key("slices", out);
-    for (uint64_t i = 0; i < t->ne[2]; i++)
-        text_addf(out, "%s[%u, %" PRIu64 "]", i ? ", " : "[", t->slices[i].file, t->slices[i].offset);
+    for (uint64_t i = 0; i < t->ne[2]; i++) {
+        text_addf(out, "%s[%u, %" PRIu64, i ? ", " : "[", t->slices[i].file, t->slices[i].offset);
+        text_addf(out, t->slices[i].bits ? ", %u]" : "]", t->slices[i].bits);
+    }
     text_addf(out, "]");
 }
 

@@ -64,11 +64,12 @@ static enum err place_tensor(struct container *c, const struct model_tensor *t, 
     for (uint64_t i = 0; i < n_pieces(t); i++) {
         const struct model_slice at = model_slice_of(t, i);
         struct piece *p = &pieces[(*n)++];
-        *p = (struct piece){t, at.file, at.offset, t->slices ? t->row_bytes * t->ne[1] : t->bytes};
+        *p = (struct piece){t, at.file, at.offset, t->slices ? model_slice_row_bytes(t, at) * t->ne[1] : t->bytes};
         TRY(place_piece(c, p, why));
+        if (!size_add(c->weight_bytes, p->bytes, &c->weight_bytes))
+            return tensor_fail(c, t, why, ERR_FORMAT, "the sum of all tensor sizes overflows");
     }
-    if (!size_add(c->weight_bytes, t->bytes, &c->weight_bytes) ||
-        !size_add(c->n_parameters, t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3], &c->n_parameters))
+    if (!size_add(c->n_parameters, t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3], &c->n_parameters))
         return tensor_fail(c, t, why, ERR_FORMAT, "the sum of all tensor sizes overflows");
     return ERR_NONE;
 }

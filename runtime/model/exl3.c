@@ -19,6 +19,8 @@ bool exl3_is(const struct hf_linear *l) {
     return l->parts[PART_TRELLIS] && (l->parts[PART_SUH] || l->parts[PART_SU]) && (l->parts[PART_SVH] || l->parts[PART_SV]);
 }
 
+unsigned exl3_bits(const struct st_tensor *trellis) { return (unsigned)(trellis->shape[2] / TILE); }
+
 static enum err check_trellis(const struct st_table *t, const struct st_tensor *one, uint64_t in, uint64_t out, unsigned *bits,
                               struct reason *why) {
     if (in % MULTIPLE || out % MULTIPLE)
@@ -34,7 +36,7 @@ static enum err check_trellis(const struct st_table *t, const struct st_tensor *
     if (one->shape[2] % TILE || one->shape[2] / TILE < 1 || one->shape[2] / TILE > 8)
         return st_fail(t, one, why, ERR_FORMAT, "the last extent is %llu; it must be 16 times the bits, which are 1 to 8",
                        (unsigned long long)one->shape[2]);
-    *bits = (unsigned)(one->shape[2] / TILE);
+    *bits = exl3_bits(one);
     return ERR_NONE;
 }
 

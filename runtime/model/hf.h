@@ -19,8 +19,9 @@
 /* X(name in files, bits of an element); the types that weights may have come first and have their tensor_type. */
 #define ST_DTYPES(X)                                                                                                           \
     X(BF16, 16)                                                                                                                \
-    X(F16, 16) X(F32, 32) X(I16, 16) X(I32, 32) X(F64, 64) X(I64, 64) X(U64, 64) X(U32, 32) X(U16, 16) X(I8, 8) X(U8, 8)       \
-        X(BOOL, 8) X(C64, 64) X(F8_E4M3, 8) X(F8_E5M2, 8) X(F8_E8M0, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6)
+    X(F16, 16)                                                                                                                 \
+    X(F32, 32) X(I16, 16) X(I32, 32) X(F64, 64) X(I64, 64) X(U64, 64) X(U32, 32) X(U16, 16) X(I8, 8) X(U8, 8) X(BOOL, 8)       \
+        X(C64, 64) X(F8_E4M3, 8) X(F8_E5M2, 8) X(F8_E8M0, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6)
 
 enum st_dtype {
 #define X(name, bits) ST_##name,
@@ -176,6 +177,7 @@ struct exl3_kind {
 };
 
 bool exl3_is(const struct hf_linear *l);
+unsigned exl3_bits(const struct st_tensor *trellis); /* K; of a checked one */
 /* Shapes, types and markers of a linear of `in` inputs and `out` outputs; what cannot be run is refused. */
 enum err exl3_check(const struct st_table *t, const struct hf_linear *l, uint64_t in, uint64_t out, struct exl3_kind *kind,
                     struct reason *why) MUST_USE;

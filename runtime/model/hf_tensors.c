@@ -258,7 +258,7 @@ static void place_tensor(struct binder *b, struct model_tensor *t, const struct 
     struct model_slice *slices = b->c->slices + b->n_slices;
     for (uint64_t e = 0; e < x; e++) {
         const struct st_tensor *one = hf_part(b->table, &l[e], part);
-        slices[e] = (struct model_slice){one->file, one->offset};
+        slices[e] = (struct model_slice){one->file, one->offset, 0};
     }
     t->slices = slices;
     b->n_slices += x;
@@ -275,19 +275,36 @@ static enum err differs(const struct binder *b, const struct hf_linear *l, const
                    f->exl3 ? books[f->kind.codebook] : "");
 }
 
+/* What all matrices of a stack are: one type, or EXL3 of one codebook, of which the widest counts. */
+static enum err check_stack(const struct binder *b, struct place p, const struct hf_linear *l, uint64_t in, uint64_t out,
+                            uint64_t x, struct found *f, bool *mixed) {
+    struct found other;
+    *mixed = false;
+    TRY(check_linear(b, &p, l, in, out, f));
+    unsigned widest = f->kind.bits;
+    for (p.expert = 1; p.expert < x; p.expert++) {
+        TRY(check_linear(b, &p, &l[p.expert], in, out, &other));
+        if (other.exl3 != f->exl3 || (f->exl3 ? other.kind.codebook != f->kind.codebook : other.type != f->type))
+            return differs(b, &l[p.expert], &other, l, f);
+        *mixed = *mixed || other.type != f->type;
+        if (other.kind.bits > widest) widest = other.kind.bits;
+    }
+    if (f->exl3) f->type = (enum tensor_type)(TYPE_EXL3_1 + widest - 1);
+    return ERR_NONE;
+}
+
 /* One GGUF tensor, and the factors that an EXL3 one has, from the linears of `p` (all experts of a stack). */
 static enum err make(struct binder *b, struct place p, uint64_t in, uint64_t out) {
     const bool stack = p.role >= ROLE_GATE;
     const uint64_t x = stack ? b->config->n_experts : 1;
-    struct found f, other;
     const struct hf_linear *l = &b->linears[linear_index(b->config, &p)];
-    TRY(check_linear(b, &p, l, in, out, &f));
-    for (p.expert = 1; p.expert < x; p.expert++) {
-        TRY(check_linear(b, &p, &l[p.expert], in, out, &other));
-        if (other.type != f.type || other.kind.codebook != f.kind.codebook) return differs(b, &l[p.expert], &other, l, &f);
-    }
+    struct found f;
+    bool mixed;
+    TRY(check_stack(b, p, l, in, out, x, &f, &mixed));
     struct model_tensor *t = add_tensor(b, &p, "weight", f.type, in, out, x);
+    struct model_slice *slices = b->c->slices + b->n_slices;
     place_tensor(b, t, l, x, f.exl3 ? PART_TRELLIS : PART_WEIGHT, stack);
+    for (uint64_t e = 0; mixed && e < x; e++) slices[e].bits = exl3_bits(hf_part(b->table, &l[e], PART_TRELLIS));
     if (!f.exl3) return ERR_NONE;
     b->any_exl3 = true;
     struct model_tensor *suh = add_tensor(b, &p, "suh", TYPE_F16, in, 0, x),

@@ -101,7 +101,8 @@ static void check_tensor(const struct model *m, const struct model_tensor *t) {
     for (uint64_t i = 0; i < t->ne[2]; i++) {
         const struct model_slice at = model_slice_of(t, i);
         assert(at.file < m->n_files && at.offset <= m->files[at.file].bytes);
-        assert(t->bytes / t->ne[2] <= m->files[at.file].bytes - at.offset);
+        const uint64_t row_bytes = model_slice_row_bytes(t, at);
+        assert(row_bytes <= t->row_bytes && row_bytes * t->ne[1] <= m->files[at.file].bytes - at.offset);
     }
     const bool exl3 = t->type >= TYPE_EXL3_1 && t->type <= TYPE_EXL3_8;
     assert(exl3 == (t->in_scale != NULL) && exl3 == (t->out_scale != NULL) && t->codebook <= EXL3_MUL1);
