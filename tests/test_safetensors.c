@@ -671,6 +671,7 @@ static void group_67_metadata(void **state) {
         struct model *m = open_dir();
         model_close(&m);
     }
+    raw_hf_dense(&hf);
     for (int i = 0; i < 2; i++) snprintf(raw_hf_add(&hf, "__metadata__", "", "", 0)->entry, sizeof hf.tensors->entry, "{}");
     refuse_dir("'__metadata__'", "is given twice");
 }

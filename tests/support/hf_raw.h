@@ -9,9 +9,9 @@
 enum { RAW_HF_TENSORS = 256, RAW_HF_SHARDS = 4 };
 
 struct raw_hf_tensor {
-    char name[96], dtype[12], shape[64]; /* shape as JSON: "[2, 3]" */
-    uint64_t bytes;                      /* of data */
-    char entry[200];                     /* not empty: written in place of {"dtype": ...} */
+    char name[128], dtype[12], shape[64]; /* shape as JSON: "[2, 3]" */
+    uint64_t bytes;                       /* of data */
+    char entry[200];                      /* not empty: written in place of {"dtype": ...} */
     unsigned shard;
     bool marker; /* the data are `value` */
     uint32_t value;
