@@ -5,7 +5,8 @@
  * pool of random blocks (1.5 GiB, more than any cache) is walked in random order, so that every weight comes from memory.
  * Prefill: four experts at a time, each with 8 to 128 tokens picked from a batch of 512; printed as thousands of
  * token-experts a second (one token through one expert: 4.72 M multiply-adds). Activations are quantized beforehand.
- * Every cell is the median of --reps short runs (5-20 ms), so that a busy machine disturbs some of them only.
+ * Every cell is the median of --reps short runs (5-20 ms), so that a busy machine disturbs some of them only. Without --type:
+ * every type that has a fast form.
  *
  *     kernels [--type NAME] [--isa ref|avx2|avx512] [--threads N] [--reps N] [--part decode|prefill] [--unit ROWS] [--pool MiB]
  */
@@ -15,6 +16,7 @@
 
 #include "core/pool.h"
 #include "cpu/cpu.h"
+#include "tests/support/synth_blocks.h"
 
 enum { EMBD = 2048, FF = 768, USED = 8, LAYERS = 6, BATCH = 512, COLUMNS = 5, MAX_REPS = 999 };
 static const unsigned prefill_n[COLUMNS] = {8, 16, 32, 64, 128};
@@ -25,7 +27,8 @@ struct bench {
     uint64_t pool_bytes;
     enum tensor_type type;
     struct cpu_ops ops;
-    uint64_t matrix_bytes; /* gate, up and down hold the same number of weights */
+    bool slow; /* the reference kernel */
+    uint64_t matrix_bytes; /* gate, up and down hold the same number of weights, down more rows: room for it */
     uint32_t n_experts;
     struct acts in, mid; /* [BATCH][EMBD], [BATCH][FF] */
     float *gate, *up, *down;
@@ -47,45 +50,16 @@ static uint64_t random_next(uint64_t *s) {
     return *s * 0x2545f4914f6cdd1dull;
 }
 
-static void set_half(uint8_t *at, float value) {
-    const uint16_t h = f32_to_f16(value);
-    memcpy(at, &h, 2);
-}
-
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
-
-/* Random bits, with scales that keep every weight near [-1, 1]. */
-static void fill_block(enum tensor_type type, uint8_t *b, uint64_t *seed) {
-    const uint32_t bytes = tensor_type_info(type)->block_bytes;
-    const float scale = (float)(1 + random_next(seed) % 64) / 64;
-    if (type == TYPE_F32)
-        memcpy(b, &(float){scale - 0.5f}, 4);
-    else if (type == TYPE_F16)
-        set_half(b, scale - 0.5f);
-    else if (type == TYPE_BF16)
-        memcpy(b, &(uint16_t){(uint16_t)(0x3f00 + random_next(seed) % 128)}, 2);
-    else {
-        for (uint32_t i = 0; i + 8 <= bytes; i += 8) memcpy(b + i, &(uint64_t){random_next(seed)}, 8);
-        memcpy(b + bytes - 8, &(uint64_t){random_next(seed)}, 8);
-        if (type == TYPE_Q8_0)
-            set_half(b, scale / 128);
-        else if (type == TYPE_Q4_0)
-            set_half(b, scale / 8);
-        else if (type == TYPE_Q6_K)
-            set_half(b + 208, scale / 4096);
-        else {
-            set_half(b, scale / 512);
-            set_half(b + 2, scale / 64);
-        }
-    }
-}
 
 static void fill_weights(const struct worker *me, void *ctx) {
     const struct bench *b = ctx;
-    const uint64_t bytes = tensor_type_info(b->type)->block_bytes, blocks = b->pool_bytes / bytes;
-    uint64_t seed = 88172645463325252ull + me->index * 7919;
-    for (uint64_t i = blocks * me->index / me->count; i < blocks * (me->index + 1) / me->count; i++)
-        fill_block(b->type, b->weights + i * bytes, &seed);
+    for (uint32_t e = me->index; e < b->n_experts; e += me->count)
+        for (uint32_t which = 0; which < 3; which++) {
+            struct synth_random r = synth_random_of(3 * (uint64_t)e + which, SPAN("kernels"));
+            uint8_t *matrix = b->weights + (3 * (uint64_t)e + which) * b->matrix_bytes;
+            synth_rows_fill(b->type, &r, 0.25f, which == 2 ? FF : EMBD, matrix, which == 2 ? EMBD : FF);
+        }
 }
 
 /* ---- plain read ------------------------------------------------------------------------------------------------- */
@@ -223,11 +197,10 @@ static void measure_decode(struct bench *b, int reps, uint32_t layers, const uin
 
 /* Thousands of token-experts a second. */
 static double measure_prefill(struct bench *b, int reps, uint32_t n, const uint32_t *order) {
-    const bool slow = b->ops.isa == ISA_REF;
     double rate[MAX_REPS];
     b->n = n;
-    b->n_groups = slow ? 1 : 1 + 64 / n;
-    b->group = slow ? 1 : 4;
+    b->n_groups = b->slow ? 1 : 1 + 64 / n;
+    b->group = b->slow ? 1 : 4;
     for (int r = 0; r < reps; r++) {
         b->order = order + (size_t)r * b->n_groups * b->group;
         rate[r] = 1e-3 * (double)b->n_groups * b->group * n / seconds(b, run_groups);
@@ -236,10 +209,10 @@ static double measure_prefill(struct bench *b, int reps, uint32_t n, const uint3
 }
 
 static void measure(struct bench *b, int reps, const char *part) {
-    printf("%-5s %-6s %2uT", tensor_type_info(b->type)->name, cpu_isa_name(b->ops.isa), pool_threads(b->workers));
+    printf("%-7s %-6s %2uT", tensor_type_info(b->type)->name, cpu_isa_name(b->ops.isa), pool_threads(b->workers));
     uint32_t *order = random_order(b->n_experts, (uint32_t)reps * LAYERS * USED);
     if (!order) abort();
-    if (strcmp(part, "prefill") != 0) measure_decode(b, reps, b->ops.isa == ISA_REF ? 1 : LAYERS, order);
+    if (strcmp(part, "prefill") != 0) measure_decode(b, reps, b->slow ? 1 : LAYERS, order);
     for (int c = 0; c < COLUMNS && strcmp(part, "decode") != 0; c++)
         printf("%s%6.1f", c ? " " : "  prefill k/s ", measure_prefill(b, reps, prefill_n[c], order));
     putchar('\n');
@@ -268,9 +241,9 @@ static void make_acts(struct acts *a, size_t k) {
 static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa from, enum cpu_isa to, int threads, int reps,
                          const char *part) {
     uint64_t row = 0;
-    if (!tensor_row_bytes(type, EMBD, &row)) return;
+    if (!tensor_row_bytes(type, FF, &row)) return;
     b->type = type;
-    b->matrix_bytes = row * FF;
+    b->matrix_bytes = row * EMBD;
     b->n_experts = (uint32_t)(b->pool_bytes / (3 * b->matrix_bytes));
     b->read_bytes = b->pool_bytes / 16;
     for (enum cpu_isa isa = from; isa <= to; isa++)
@@ -285,7 +258,10 @@ static void measure_type(struct bench *b, enum tensor_type type, enum cpu_isa fr
                 exit(1);
             }
             if (t == 1 && isa == from) pool_run(b->workers, fill_weights, b);
+            struct cpu_ops ref;
+            cpu_ops_init(&ref, ISA_REF);
             cpu_ops_init(&b->ops, isa);
+            b->slow = b->ops.types[type].matmul == ref.types[type].matmul;
             b->ops.quantize(&b->in, 0, BATCH);
             b->ops.quantize(&b->mid, 0, BATCH);
             b->scratch_bytes = matmul_scratch_bytes(EMBD);
@@ -338,9 +314,12 @@ int main(int argc, char **argv) {
     b->down = take(slots * EMBD * sizeof(float));
     for (int i = 0; i < BATCH; i++) b->index[i] = (i * 37 + 11) % BATCH;
     printf("prefill columns: 8 16 32 64 128 tokens an expert\n");
-    static const enum tensor_type types[] = {TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_Q8_0,
-                                             TYPE_Q4_0, TYPE_F16,  TYPE_BF16, TYPE_F32};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (only == TYPE_COUNT || only == types[i]) measure_type(b, types[i], from, to, threads, reps, part);
+    struct cpu_ops ref, best;
+    cpu_ops_init(&ref, ISA_REF);
+    cpu_ops_init(&best, to);
+    for (int t = 0; t < TYPE_COUNT; t++)
+        if (synth_rows_known((enum tensor_type)t) &&
+            (only == TYPE_COUNT ? best.types[t].matmul != ref.types[t].matmul : (int)only == t))
+            measure_type(b, (enum tensor_type)t, from, to, threads, reps, part);
     return 0;
 }

@@ -1,6 +1,8 @@
 /* Writes a synthetic qwen3moe GGUF file of any geometry and mix of types:
  *
  *     synth --preset 30b-a3b --tokenizer VOCAB.gguf --out FILE      the shape of Qwen3-30B-A3B Q4_K_M, 18.6 GB
+ *     synth --preset 30b-a3b --mix asym2 --out FILE                 2-bit experts, 11.4 GB
+ *     synth --preset 30b-a3b --mix iq4_k --out FILE                 ik_llama.cpp's types, 19.0 GB
  *     synth --preset tiny --out FILE                                100 KB
  *     synth --preset tiny --embd 256 --ff 256 --mix q4_k_m --type 'ffn_(gate|up)_exps=q5_k' --out FILE
  *
@@ -24,7 +26,8 @@ struct options {
 static const char help[] = "synth --out FILE [--preset tiny|exactness|30b-a3b]\n"
                            "  shape     --layers N --embd N --heads N --kv-heads N --head-dim N --experts N --experts-used N\n"
                            "            --ff N --vocab ROWS --ctx TOKENS --rope-base X --tied\n"
-                           "  types     --mix NAME, --type REGEX=TYPE (repeatable, the first match wins)\n"
+                           "  types     --mix f32|f16|bf16|q4_0|q8_0|q4_k|q5_k|q6_k|q4_k_m|q5_k_m|asym2|iq4_k\n"
+                           "            --type REGEX=TYPE (repeatable, the first match wins)\n"
                            "  content   --tokenizer FILE.gguf, --router-skew S, --seed N\n"
                            "Without --preset, tiny is what is changed.\n";
 

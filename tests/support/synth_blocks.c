@@ -1,5 +1,5 @@
 /* Each type: levels from random bits, scales drawn around deviation / (deviation of the levels), and whatever makes the mean
- * zero: a minimum that cancels the levels' mean exactly, or a random sign of the scale. */
+ * zero: a minimum that cancels the levels' mean exactly, signs among the levels, or a random sign of the scale. */
 #include "tests/support/synth_blocks.h"
 
 #include <assert.h>
@@ -59,9 +59,10 @@ struct scales {
     uint16_t d[CHOICES], dmin[CHOICES];
 };
 
+static const float spread[CHOICES] = {0.8f, 0.95f, 1.05f, 1.164f}; /* root mean square 1 */
+
 /* Around `d`, with a root mean square of d. dmin = d * levels_mean. */
 static struct scales scales_around(float d, int bits, float levels_mean) {
-    static const float spread[CHOICES] = {0.8f, 0.95f, 1.05f, 1.164f};
     struct scales s;
     for (int i = 0; i < CHOICES; i++) {
         const float one = short_float(d * spread[i], bits);
@@ -88,6 +89,7 @@ static void pack_scales_k(uint64_t random, uint8_t packed[12]) {
 
 /* Root mean square of the scales above, and the deviations of uniform levels 0..n-1: sqrt((n^2 - 1) / 12). */
 #define SCALE_K_RMS 48.39f
+#define LEVELS_4 1.1180f
 #define LEVELS_16 4.6098f
 #define LEVELS_32 9.2331f
 #define LEVELS_64 18.4730f
@@ -114,6 +116,60 @@ static void fill_q8_0(struct synth_random *r, float deviation, uint8_t *out, uin
         const uint64_t choice = synth_random_bits(r);
         b.d = s.d[choice % CHOICES] ^ (uint16_t)(choice & 0x8000);
         random_bytes(r, b.qs, sizeof b.qs);
+        memcpy(out, &b, sizeof b);
+    }
+}
+
+static void fill_q4_1(struct synth_random *r, float deviation, uint8_t *out, uint64_t n) {
+    const struct scales s = scales_around(deviation / LEVELS_16, 7, 7.5f);
+    for (; n; n--, out += sizeof(struct block_q4_1)) {
+        struct block_q4_1 b;
+        random_bytes(r, &b, sizeof b);
+        const uint64_t choice = synth_random_bits(r) % CHOICES;
+        b.d = s.d[choice];
+        b.m = s.dmin[choice] ^ 0x8000;
+        memcpy(out, &b, sizeof b);
+    }
+}
+
+static void fill_q5_1(struct synth_random *r, float deviation, uint8_t *out, uint64_t n) {
+    const struct scales s = scales_around(deviation / LEVELS_32, 6, 15.5f);
+    for (; n; n--, out += sizeof(struct block_q5_1)) {
+        struct block_q5_1 b;
+        random_bytes(r, &b, sizeof b);
+        const uint64_t choice = synth_random_bits(r) % CHOICES;
+        b.d = s.d[choice];
+        b.m = s.dmin[choice] ^ 0x8000;
+        memcpy(out, &b, sizeof b);
+    }
+}
+
+/* A scale is a power of two: the two around what is wanted, in the shares that give its square. */
+static void fill_mxfp4(struct synth_random *r, float deviation, uint8_t *out, uint64_t n) {
+    int exponent;
+    const float over = 2 * frexpf(deviation / 5.8524f, &exponent); /* deviation of the levels; 1 <= over < 2 */
+    const uint64_t larger = (uint64_t)((over * over - 1) / 3 * 65536);
+    for (; n; n--, out += sizeof(struct block_mxfp4)) {
+        struct block_mxfp4 b;
+        random_bytes(r, &b, sizeof b);
+        b.e = (uint8_t)(128 + exponent - 1 + ((synth_random_bits(r) & 0xffff) < larger));
+        memcpy(out, &b, sizeof b);
+    }
+}
+
+/* Scales 8 to 15, minima within one of them. */
+static void fill_q2_k(struct synth_random *r, float deviation, uint8_t *out, uint64_t n) {
+    const struct scales s = scales_around(deviation / (LEVELS_4 * 11.726f), 9, 1.5f);
+    for (; n; n--, out += sizeof(struct block_q2_k)) {
+        struct block_q2_k b;
+        random_bytes(r, &b, sizeof b);
+        for (int t = 0; t < 16; t++) {
+            const int scale = 8 + (b.scales[t] & 7), min = scale + (b.scales[t] >> 6 & 1) - (b.scales[t] >> 7);
+            b.scales[t] = (uint8_t)(scale | (min > 15 ? 15 : min) << 4);
+        }
+        const uint64_t choice = synth_random_bits(r) % CHOICES;
+        b.d = s.d[choice];
+        b.dmin = s.dmin[choice];
         memcpy(out, &b, sizeof b);
     }
 }
@@ -189,13 +245,85 @@ typedef void fill_function(struct synth_random *r, float deviation, uint8_t *out
 
 static fill_function *const fills[TYPE_COUNT] = {
     [TYPE_F32] = fill_f32,   [TYPE_F16] = fill_f16,   [TYPE_BF16] = fill_bf16, [TYPE_Q4_0] = fill_q4_0,
-    [TYPE_Q8_0] = fill_q8_0, [TYPE_Q4_K] = fill_q4_k, [TYPE_Q5_K] = fill_q5_k, [TYPE_Q6_K] = fill_q6_k,
+    [TYPE_Q8_0] = fill_q8_0, [TYPE_Q4_1] = fill_q4_1, [TYPE_Q5_1] = fill_q5_1, [TYPE_MXFP4] = fill_mxfp4,
+    [TYPE_Q2_K] = fill_q2_k, [TYPE_Q4_K] = fill_q4_k, [TYPE_Q5_K] = fill_q5_k, [TYPE_Q6_K] = fill_q6_k,
 };
 
-bool synth_blocks_known(enum tensor_type type) { return fills[type] != NULL; }
+/* ---- types of which every bit but the scale's is random
+ * --------------------------------------------------------------------------------- */
 
-void synth_blocks_fill(enum tensor_type type, struct synth_random *r, float deviation, void *out, uint64_t bytes) {
-    const uint32_t block = tensor_type_info(type)->block_bytes;
-    assert(fills[type] && bytes % block == 0 && tensor_type_info(type)->row_meta_bytes == 0);
-    fills[type](r, deviation, out, bytes / block);
+enum { ELSEWHERE = -1 };
+
+/* `deviation`: root mean square of the weights whose bits are uniformly random, with the scale 1: that of the group scales times
+ * that of the levels. */
+static const struct {
+    float deviation;
+    int scale; /* place of the binary16 scale in a block */
+} formats[TYPE_COUNT] = {
+    [TYPE_Q5_0] = {9.2466f, 0},
+    [TYPE_Q6_0] = {18.480f, 0},
+    [TYPE_Q3_K] = {43.339f, 108},
+    [TYPE_IQ2_XXS] = {53.362f, 0},
+    [TYPE_IQ2_XS] = {55.900f, 0},
+    [TYPE_IQ2_S] = {56.392f, 0},
+    [TYPE_IQ3_XXS] = {142.41f, 0},
+    [TYPE_IQ3_S] = {140.24f, 0},
+    [TYPE_IQ1_S] = {7.1995f, 0},
+    [TYPE_IQ1_M] = {7.1995f, ELSEWHERE},
+    [TYPE_IQ4_NL] = {67.439f, 0},
+    [TYPE_IQ4_XS] = {1246.3f, 0},
+    [TYPE_IQ2_K] = {84.868f, 0},
+    [TYPE_IQ3_K] = {627.48f, 0},
+    [TYPE_IQ4_K] = {1244.1f, 0},
+    [TYPE_IQ5_K] = {1223.9f, 0},
+    [TYPE_IQ6_K] = {4785.4f, 0},
+    [TYPE_IQ4_KS] = {4975.1f, ELSEWHERE},
+    [TYPE_IQ4_KSS] = {4975.1f, ELSEWHERE},
+    [TYPE_IQ5_KS] = {4894.2f, ELSEWHERE},
+    [TYPE_IQ2_KS] = {169.24f, ELSEWHERE},
+    [TYPE_IQ3_KS] = {314.20f, ELSEWHERE},
+    [TYPE_IQ2_KL] = {543.30f, ELSEWHERE},
+};
+
+/* One of the choices around `wanted`, with either sign. */
+static float random_scale(struct synth_random *r, float wanted) {
+    const uint64_t choice = synth_random_bits(r);
+    return (choice & 0x8000 ? -spread[choice % CHOICES] : spread[choice % CHOICES]) * wanted;
+}
+
+static void put_block_scale(enum tensor_type type, uint8_t *block, float scale) {
+    const uint16_t h = f32_to_f16(scale);
+    if (type != TYPE_IQ1_M) {
+        memcpy(block + formats[type].scale, &h, sizeof h);
+        return;
+    }
+    struct block_iq1_m b;
+    memcpy(&b, block, sizeof b);
+    for (int i = 0; i < 4; i++) b.scales[i] = (uint16_t)((b.scales[i] & 0xfff) | (h >> 4 * i & 15) << 12);
+    memcpy(block, &b, sizeof b);
+}
+
+static void fill_row(enum tensor_type type, struct synth_random *r, float deviation, uint8_t *row, uint64_t row_bytes) {
+    const struct tensor_type_info *info = tensor_type_info(type);
+    const float wanted = deviation / formats[type].deviation;
+    random_bytes(r, row, row_bytes);
+    if (info->row_meta_bytes) {
+        const float scale = random_scale(r, wanted);
+        const uint16_t h = f32_to_f16(scale);
+        memcpy(row, info->row_meta_bytes == sizeof h ? (const void *)&h : &scale, info->row_meta_bytes);
+    } else
+        for (uint64_t at = 0; at < row_bytes; at += info->block_bytes) put_block_scale(type, row + at, random_scale(r, wanted));
+}
+
+bool synth_rows_known(enum tensor_type type) { return fills[type] || formats[type].deviation > 0; }
+
+void synth_rows_fill(enum tensor_type type, struct synth_random *r, float deviation, uint64_t k, void *out, uint64_t rows) {
+    uint64_t row_bytes = 0;
+    const bool whole = tensor_row_bytes(type, k, &row_bytes);
+    assert(whole && synth_rows_known(type));
+    (void)whole;
+    if (fills[type])
+        fills[type](r, deviation, out, rows * (row_bytes / tensor_type_info(type)->block_bytes));
+    else
+        for (uint64_t i = 0; i < rows; i++) fill_row(type, r, deviation, (uint8_t *)out + i * row_bytes, row_bytes);
 }

@@ -14,8 +14,8 @@ struct synth_random synth_random_of(uint64_t seed, struct span name); /* one str
 uint64_t synth_random_bits(struct synth_random *r);
 float synth_random_normal(struct synth_random *r); /* mean 0, deviation 1, bounded by about 3.5 */
 
-bool synth_blocks_known(enum tensor_type type); /* types that can be filled */
-/* Fill `bytes` (whole blocks) at `out`, any alignment. */
-void synth_blocks_fill(enum tensor_type type, struct synth_random *r, float deviation, void *out, uint64_t bytes);
+bool synth_rows_known(enum tensor_type type); /* types that can be filled */
+/* Fill `rows` rows of k weights, whole blocks, at `out`, any alignment. */
+void synth_rows_fill(enum tensor_type type, struct synth_random *r, float deviation, uint64_t k, void *out, uint64_t rows);
 
 #endif

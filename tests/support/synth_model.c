@@ -88,22 +88,38 @@ bool synth_preset(struct span name, struct synth_spec *out) {
 
 const char *synth_preset_names(void) { return "tiny, exactness, 30b-a3b"; }
 
-/* The usual mixtures: more bits for the values and the down projections of half of the layers, and for the head. */
+#define SAME TYPE_COUNT
+
 struct mix {
     const char *name;
-    enum tensor_type base, more; /* `more`: ATTENTION_V and DOWN of the layers of more_bits(), HEAD */
-    uint32_t file_type;          /* general.file_type */
+    uint32_t file_type; /* general.file_type */
+    enum tensor_type embedding, head, attention, gate_up, down;
+    enum tensor_type more;            /* of ATTENTION_V and DOWN in the layers of more_bits(), or SAME */
+    enum tensor_type first_attention; /* of layer 0, or SAME */
 };
 
+#define ALL_OF(name, file_type, type) {name, file_type, type, type, type, type, type, SAME, SAME}
+
 static const struct mix mixes[] = {
-    {"f32", TYPE_F32, TYPE_F32, 0},       {"f16", TYPE_F16, TYPE_F16, 1},     {"bf16", TYPE_BF16, TYPE_BF16, 32},
-    {"q4_0", TYPE_Q4_0, TYPE_Q4_0, 2},    {"q8_0", TYPE_Q8_0, TYPE_Q8_0, 7},  {"q4_k", TYPE_Q4_K, TYPE_Q4_K, 14},
-    {"q5_k", TYPE_Q5_K, TYPE_Q5_K, 16},   {"q6_k", TYPE_Q6_K, TYPE_Q6_K, 18}, {"q4_k_m", TYPE_Q4_K, TYPE_Q6_K, 15},
-    {"q5_k_m", TYPE_Q5_K, TYPE_Q6_K, 17},
+    ALL_OF("f32", 0, TYPE_F32),
+    ALL_OF("f16", 1, TYPE_F16),
+    ALL_OF("bf16", 32, TYPE_BF16),
+    ALL_OF("q4_0", 2, TYPE_Q4_0),
+    ALL_OF("q8_0", 7, TYPE_Q8_0),
+    ALL_OF("q4_k", 14, TYPE_Q4_K),
+    ALL_OF("q5_k", 16, TYPE_Q5_K),
+    ALL_OF("q6_k", 18, TYPE_Q6_K),
+    /* The usual mixtures: more bits for the values and the down projections of half of the layers, and for the head. */
+    {"q4_k_m", 15, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, SAME},
+    {"q5_k_m", 17, TYPE_Q5_K, TYPE_Q6_K, TYPE_Q5_K, TYPE_Q5_K, TYPE_Q5_K, TYPE_Q6_K, SAME},
+    /* Few bits for the experts only: 2.99 a weight at the shape of Qwen3-30B-A3B. */
+    {"asym2", 28, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_IQ2_S, TYPE_IQ3_S, SAME, SAME},
+    /* The published ik_llama.cpp mixture of 4.97 bits. */
+    {"iq4_k", 140, TYPE_Q8_0, TYPE_Q8_0, TYPE_IQ6_K, TYPE_IQ4_K, TYPE_IQ5_K, SAME, TYPE_Q8_0},
 };
 enum { N_MIXES = sizeof mixes / sizeof *mixes };
 
-const char *synth_mix_names(void) { return "f32, f16, bf16, q4_0, q8_0, q4_k, q5_k, q6_k, q4_k_m, q5_k_m"; }
+const char *synth_mix_names(void) { return "f32, f16, bf16, q4_0, q8_0, q4_k, q5_k, q6_k, q4_k_m, q5_k_m, asym2, iq4_k"; }
 
 static const struct mix *find_mix(const char *name) {
     for (size_t i = 0; i < N_MIXES; i++)
@@ -120,8 +136,24 @@ static bool more_bits(uint32_t layer, uint32_t layers) {
 static enum tensor_type fitting(enum tensor_type type, uint64_t columns) {
     uint64_t bytes;
     if (tensor_row_bytes(type, columns, &bytes)) return type;
-    const enum tensor_type smaller_block = type == TYPE_Q4_K ? TYPE_Q4_0 : TYPE_Q8_0;
+    const bool few_bits = tensor_type_info(type)->block_bytes <= sizeof(struct block_q4_k);
+    const enum tensor_type smaller_block = type == TYPE_Q4_K ? TYPE_Q4_0 : few_bits ? TYPE_IQ4_NL : TYPE_Q8_0;
     return tensor_row_bytes(smaller_block, columns, &bytes) ? smaller_block : TYPE_F16;
+}
+
+static enum tensor_type type_of_role(const struct mix *mix, enum role role, uint32_t layer, const struct synth_spec *s) {
+    const bool more = mix->more != SAME && more_bits(layer, s->layers);
+    switch (role) {
+    case EMBEDDING: return s->tied ? mix->head : mix->embedding;
+    case HEAD: return mix->head;
+    case ATTENTION_V:
+        if (more) return mix->more;
+        /* fall through */
+    case ATTENTION: return layer == 0 && mix->first_attention != SAME ? mix->first_attention : mix->attention;
+    case GATE_UP: return mix->gate_up;
+    case DOWN: return more ? mix->more : mix->down;
+    default: return TYPE_F32;
+    }
 }
 
 static enum err choose_type(const struct plan *p, const struct mix *mix, struct part *part, uint32_t layer) {
@@ -133,16 +165,14 @@ static enum err choose_type(const struct plan *p, const struct mix *mix, struct 
         if (regexec(&p->patterns[i], part->name, 0, NULL, 0) != 0) continue;
         part->type = s->overrides[i].type;
         const struct tensor_type_info *type = tensor_type_info(part->type);
-        if (!synth_blocks_known(part->type))
+        if (!synth_rows_known(part->type))
             return fail(p->why, ERR_UNSUPPORTED, "'%s': there are no random blocks of type %s", part->name, type->name);
         if (!tensor_row_bytes(part->type, part->ne[0], &bytes))
             return fail(p->why, ERR_ARGUMENT, "'%s': rows of %llu weights are no whole blocks of type %s", part->name,
                         (unsigned long long)part->ne[0], type->name);
         return ERR_NONE;
     }
-    const bool head = part->role == HEAD || (part->role == EMBEDDING && s->tied);
-    const bool wide = (part->role == ATTENTION_V || part->role == DOWN) && more_bits(layer, s->layers);
-    if (part->role != ROUTER) part->type = fitting(head || wide ? mix->more : mix->base, part->ne[0]);
+    part->type = fitting(type_of_role(mix, part->role, layer, s), part->ne[0]);
     return ERR_NONE;
 }
 
@@ -298,54 +328,53 @@ static enum err copy_vocab(struct gguf_writer *w, struct plan *p) {
 
 enum { CHUNK_BYTES = 4 << 20 };
 
+static uint64_t bytes_of_row(const struct part *part) {
+    uint64_t bytes = 0;
+    return tensor_row_bytes(part->type, part->ne[0], &bytes) ? bytes : 0; /* choose_type() saw to it */
+}
+
 static void fill_norm(struct synth_random *r, const struct part *part, void *out) {
     float *gain = out;
     for (uint64_t i = 0; i < part->ne[0]; i++) gain[i] = 1 + part->deviation * synth_random_normal(r);
 }
 
-/* Whole rows, each with its own norm. */
-static void fill_router(struct synth_random *r, const struct part *part, float skew, uint8_t *out, uint64_t row_bytes) {
-    for (uint64_t row = 0; row < part->ne[1]; row++, out += row_bytes) {
+/* Each row with its own norm. */
+static void fill_router(struct synth_random *r, const struct part *part, float skew, uint8_t *out, uint64_t rows) {
+    const uint64_t row_bytes = bytes_of_row(part);
+    for (uint64_t row = 0; row < rows; row++, out += row_bytes) {
         const float norm = part->deviation * expf(skew * synth_random_normal(r));
-        synth_blocks_fill(part->type, r, norm, out, row_bytes);
+        synth_rows_fill(part->type, r, norm, part->ne[0], out, 1);
     }
 }
 
-static enum err write_part(struct gguf_writer *w, const struct plan *p, const struct part *part, uint64_t bytes,
-                           uint8_t *chunk) {
+static enum err write_part(struct gguf_writer *w, const struct plan *p, const struct part *part, uint64_t bytes) {
     struct synth_random r = synth_random_of(p->spec->seed, span_of(part->name));
-    const uint64_t block = tensor_type_info(part->type)->block_bytes, whole = CHUNK_BYTES / block * block;
-    if (part->role == ROUTER || part->role == NORM) {
-        uint8_t *all = malloc(bytes);
-        if (!all) return fail(p->why, ERR_NO_MEMORY, "no memory for '%s'", part->name);
+    const uint64_t row_bytes = bytes_of_row(part), at_once = row_bytes < CHUNK_BYTES ? CHUNK_BYTES / row_bytes : 1;
+    uint8_t *chunk = malloc(at_once * row_bytes);
+    enum err result = chunk ? ERR_NONE : fail(p->why, ERR_NO_MEMORY, "no memory for '%s'", part->name);
+    for (uint64_t rows = bytes / row_bytes, n; rows && result == ERR_NONE; rows -= n) {
+        n = rows < at_once ? rows : at_once;
         if (part->role == NORM)
-            fill_norm(&r, part, all);
+            fill_norm(&r, part, chunk);
+        else if (part->role == ROUTER)
+            fill_router(&r, part, p->spec->router_skew, chunk, n);
         else
-            fill_router(&r, part, p->spec->router_skew, all, bytes / part->ne[1]);
-        const enum err result = gguf_write_data(w, all, bytes, p->why);
-        free(all);
-        return result;
+            synth_rows_fill(part->type, &r, part->deviation, part->ne[0], chunk, n);
+        result = gguf_write_data(w, chunk, n * row_bytes, p->why);
     }
-    for (uint64_t n; bytes; bytes -= n) {
-        n = bytes < whole ? bytes : whole;
-        synth_blocks_fill(part->type, &r, part->deviation, chunk, n);
-        TRY(gguf_write_data(w, chunk, n, p->why));
-    }
-    return ERR_NONE;
+    free(chunk);
+    return result;
 }
 
 static enum err write_data(struct gguf_writer *w, const struct plan *p, const struct synth_progress *progress) {
     uint64_t done = 0;
     enum err result = ERR_NONE;
-    uint8_t *chunk = malloc(CHUNK_BYTES);
-    if (!chunk) return fail(p->why, ERR_NO_MEMORY, "no memory for a buffer");
     for (size_t i = 0; i < p->n_parts && result == ERR_NONE; i++) {
         const uint64_t bytes = gguf_write_tensor_bytes(w, i);
-        result = write_part(w, p, &p->parts[i], bytes, chunk);
+        result = write_part(w, p, &p->parts[i], bytes);
         done += bytes;
         if (progress) progress->report(progress->ctx, done, gguf_write_file_bytes(w));
     }
-    free(chunk);
     return result;
 }
 
