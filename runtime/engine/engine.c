@@ -224,6 +224,8 @@ static enum err load(struct engine *e, const struct engine_options *o, struct re
 /* None, unless it is asked for by name, is no error. */
 static enum err open_gpu(struct engine *e, const struct engine_options *o, struct reason *why) {
     if (o->device && strcmp(o->device, "cpu") == 0) return ERR_NONE;
+    if (o->on_input && o->device) return fail(why, ERR_ARGUMENT, "--device %s: inputs of matrices can be watched on the CPU only", o->device);
+    if (o->on_input) return ERR_NONE;
     const struct gpu_options options = {.device = o->device};
     struct reason inner;
     const enum err code = gpu_open(&options, &e->gpu, &inner);
@@ -295,7 +297,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     if (!fetch_direct(e->fetch)) log_line(&o->log, LOG_INFO, "weights were read through the page cache");
     e->guesses_due = !e->gpu && !e->plan.all_resident && !o->no_look_ahead;
     const unsigned threads = pool_threads(e->pool), batch_threads = pool_threads(e->batch_pool);
-    const struct graph_hook hook = {o->on_experts, o->on_experts_ctx};
+    const struct graph_hook hook = {o->on_experts, o->on_experts_ctx, o->on_input, o->on_input_ctx};
     TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
                    threads > batch_threads ? threads : batch_threads, &e->graph, why));
     return e->vram ? use_vram(e, o, profile, why) : ERR_NONE;

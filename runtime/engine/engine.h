@@ -18,6 +18,23 @@
 struct engine;
 struct session;
 
+/* Which matrices of a layer take an input. */
+enum engine_input {
+    INPUT_QKV,
+    INPUT_ATTN_OUTPUT,
+    INPUT_ROUTER,
+    INPUT_GATE_UP, /* of one expert */
+    INPUT_DOWN,    /* of one expert */
+    INPUT_HEAD,    /* layer: the number of layers */
+    INPUT_COUNT
+};
+struct engine_rows {
+    const float *x;       /* [...][columns] */
+    const int32_t *index; /* [n] which of them; NULL: the first n */
+    uint32_t n;
+    uint64_t columns;
+};
+
 struct engine_options {
     const char *model_path;
     unsigned threads;        /* decode; 0: one per physical core */
@@ -54,6 +71,10 @@ struct engine_options {
      * only watches, after the fact and on the caller's thread: what it writes is ignored, and nothing is expected. */
     void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
     void *on_experts_ctx;
+    /* The inputs of matrices, of all tokens computed together or of those that chose an expert (`expert`, else -1), on a worker's
+     * thread: to collect importance. May be NULL. With it nothing is computed on a GPU, and to ask for one by name is refused. */
+    void (*on_input)(void *ctx, enum engine_input which, uint32_t layer, int32_t expert, const struct engine_rows *rows);
+    void *on_input_ctx;
     uint32_t pass_from_tokens; /* experts in RAM that so many tokens of a prompt chose are computed by the GPU; 0: as rates say */
     uint32_t shuffle_experts; /* tests: not 0: experts move between RAM and VRAM at random, from that seed */
     struct stream *(*wrap_stream)(void *ctx, struct stream *inner); /* tests: see fetch.h */

@@ -122,6 +122,7 @@ static void route(struct step *s, const struct network_layer *l, uint32_t layer)
         const struct matrix *next = l[1 + a].guess.data ? &l[1 + a].guess : &l[1 + a].router;
         jobs[1 + a] = (struct job){next, next->data, &g->in, g->look_token, g->n_look, g->look_router + (size_t)a * LOOK_TOKENS * x, x};
     }
+    step_show(s, INPUT_ROUTER, layer, -1, &g->in, NULL, n);
     step_jobs(s, jobs, 1 + look);
     for (uint32_t t = s->me->index; t < n; t += s->me->count)
         choose_experts(g->router + (size_t)t * x, x, used, g->expert + t * used, g->share + t * used);
@@ -160,6 +161,15 @@ static void combine(struct step *s, float *to) {
                 g->ops->axpy(g->share[t * used + r], g->down + (size_t)g->pair[t * used + r] * e, e, to + t * e);
 }
 
+/* What goes into the wave's experts: the rows of each. */
+static void show_wave(const struct step *s, enum engine_input which, uint32_t layer, const struct acts *x, const int32_t *rows) {
+    const struct graph *g = s->g;
+    for (uint32_t i = 0; g->hook.on_input && s->me->index == 0 && i < g->n_down_jobs; i++) {
+        const uint32_t e = g->needs[g->wave[i].need].expert, first = g->expert_start[e];
+        step_show(s, which, layer, (int32_t)e, x, rows + first, g->expert_start[e + 1] - first);
+    }
+}
+
 /* Down rows of all pairs, wave by wave. */
 static bool compute(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
@@ -170,8 +180,10 @@ static bool compute(struct step *s, uint32_t layer) {
         if (g->failed) break;
         more = g->more; /* worker 0 may be in its next wave before the others are here again: read before the next meeting */
         if (s->me->index == 0) experts_breathe(g->experts); /* the others take its share of the work meanwhile */
+        show_wave(s, INPUT_GATE_UP, layer, &g->in, g->pair_token);
         step_jobs(s, g->jobs, g->n_jobs);
         activate(s, l->int8_ffn_mid);
+        show_wave(s, INPUT_DOWN, layer, &g->mid, g->iota);
         step_jobs(s, g->down_jobs, g->n_down_jobs);
     }
     if (s->me->index == 0) experts_end(g->experts);

@@ -81,6 +81,7 @@ static void head(struct step *s, uint32_t from, uint32_t n) {
     }
     step_end(s);
     const struct matrix *m = &g->net->head;
+    step_show(s, INPUT_HEAD, g->net->shape->n_layers, -1, &g->head_in, NULL, n);
     step_jobs(s, &(struct job){m, m->data, &g->head_in, NULL, pairs ? 2 * n : n, g->head_logits, m->rows}, 1);
     for (uint32_t i = s->me->index; pairs && i < n; i += s->me->count)
         g->ops->axpy(1, g->head_logits + (n + i) * m->rows, m->rows, g->head_logits + i * m->rows);

@@ -35,6 +35,8 @@ struct batch {
 struct graph_hook {
     void (*on_experts)(void *ctx, uint32_t layer, uint64_t position, bool expected, int32_t *experts);
     void *ctx;
+    void (*on_input)(void *ctx, enum engine_input which, uint32_t layer, int32_t expert, const struct engine_rows *rows);
+    void *input_ctx;
 };
 
 /* `experts` is borrowed. `hook` may be empty. */

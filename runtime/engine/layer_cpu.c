@@ -90,6 +90,7 @@ bool layer_cpu(struct step *s, uint32_t layer) {
 
     norm_tokens(s, l->attn_norm, l->int8_attn_in);
     step_end(s);
+    step_show(s, INPUT_QKV, layer, -1, &g->in, NULL, n);
     const struct job qkv[] = {{&l->q, l->q.data, &g->in, NULL, n, g->q, q_width},
                               {&l->k, l->k.data, &g->in, NULL, n, g->k, kv_width},
                               {&l->v, l->v.data, &g->in, NULL, n, g->v, kv_width}};
@@ -99,6 +100,7 @@ bool layer_cpu(struct step *s, uint32_t layer) {
     if (s->me->index == 0) experts_breathe(g->experts);
     attend(s, layer);
     if (l->int8_attn_out) quantize_tokens(s, &g->attended);
+    step_show(s, INPUT_ATTN_OUTPUT, layer, -1, &g->attended, NULL, n);
     step_jobs(s, &(struct job){&l->output, l->output.data, &g->attended, NULL, n, g->projected, e}, 1);
 
     for (uint32_t t = s->me->index; t < n; t += s->me->count) g->ops->axpy(1, g->projected + t * e, e, g->x + t * e);

@@ -112,6 +112,15 @@ static inline void step_end(struct step *s) {
 
 static inline void *step_scratch(const struct step *s) { return s->g->thread_scratch + s->me->index * s->g->thread_scratch_bytes; }
 
+/* Let the hook see vectors index[n] of x (NULL: the first n): after they were written and before they change. Worker 0 looks while the
+ * others begin to compute. */
+static inline void step_show(const struct step *s, enum engine_input which, uint32_t layer, int32_t expert, const struct acts *x,
+                             const int32_t *index, uint32_t n) {
+    const struct graph_hook *hook = &s->g->hook;
+    if (!hook->on_input || s->me->index != 0) return;
+    hook->on_input(hook->input_ctx, which, layer, expert, &(struct engine_rows){x->f32, index, n, x->k});
+}
+
 /* Run all rows of all jobs, shared out in stretches of rows, and meet. */
 void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs);
 
