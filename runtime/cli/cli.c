@@ -191,7 +191,7 @@ enum err cli_read_tokens(struct cli *c, const struct engine *e, struct token_lis
     struct text text = {0};
     enum err code = cli_read_file(o->file, &text, why);
     if (!code && tokenizer_bos(t) >= 0) code = token_list_add(out, tokenizer_bos(t), why);
-    if (!code) code = tokenizer_encode(t, (struct span){text.ptr, text.len}, PARSE_TEXT, out, why);
+    if (!code) code = tokenizer_encode(t, (struct span){text.ptr, text.len}, o->parse_special ? PARSE_SPECIAL : PARSE_TEXT, out, why);
     text_free(&text);
     return code;
 }
@@ -258,7 +258,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .no_direct_io = !o->direct_io || o->load_mode == LOAD_BUFFERED,
         .no_nfc = !o->nfc,
         .ram_budget = o->ram_budget < 0 ? 0 : o->ram_budget ? (uint64_t)o->ram_budget : 1, /* 0 bytes: to be refused */
-        .device = device_of(o),
+        .device = c->on_input ? "cpu" : device_of(o),
         .vram_budget = o->vram_budget < 0 ? 0 : (uint64_t)o->vram_budget,
         .vram_reserve = o->vram_reserve < 0 ? 0 : (uint64_t)o->vram_reserve,
         .cpu_moe_layers = o->cpu_moe ? PLAN_ALL_LAYERS : (uint32_t)o->n_cpu_moe,
@@ -272,6 +272,8 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .find_profile_ctx = c->learner,
         .on_experts = c->watch ? watch_experts : NULL,
         .on_experts_ctx = c->watch,
+        .on_input = c->on_input,
+        .on_input_ctx = c->on_input_ctx,
         .log = c->log,
     };
 }

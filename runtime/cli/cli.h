@@ -20,6 +20,9 @@ struct cli {
     struct learner *learner;         /* knows a profile for the engine that is opened next; NULL: none */
     uint64_t opened_ns;              /* when the engine began to open */
     struct watch *watch;             /* sees what the engine's router chooses; NULL: nobody does */
+    /* As engine_options.on_input, for the engine that is opened next; it computes on the CPU then. May be NULL. */
+    void (*on_input)(void *ctx, enum engine_input which, uint32_t layer, int32_t expert, const struct engine_rows *rows);
+    void *on_input_ctx;
 };
 
 /* One a command; the result is the exit status. Usage errors found later than parsing go through cli_usage(). */
@@ -34,6 +37,7 @@ int cmd_template(struct cli *c);
 int cmd_inspect(struct cli *c);
 int cmd_plan(struct cli *c);
 int cmd_probe(struct cli *c);
+int cmd_imatrix(struct cli *c);
 
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 

@@ -25,8 +25,9 @@ enum {
     INSPECT = 1u << VERB_INSPECT,
     PLAN = 1u << VERB_PLAN,
     PROBE = 1u << VERB_PROBE,
+    IMATRIX = 1u << VERB_IMATRIX,
     GENERATE = CHAT | RUN,
-    COMPUTE = CHAT | RUN | BENCH | PPL | PROFILE, /* verbs that load weights */
+    COMPUTE = CHAT | RUN | BENCH | PPL | PROFILE | IMATRIX, /* verbs that load weights */
     ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN | PROBE
 };
 
@@ -54,6 +55,7 @@ static const struct choice auto_or_all[] = {{"auto", -1}, {"all", -2}, {0}};
 static const struct choice only_auto[] = {{"auto", -1}, {0}};
 static const struct choice formats[] = {{"md", BENCH_MD},       {"csv", BENCH_CSV},   {"json", BENCH_JSON},
                                         {"jsonl", BENCH_JSONL}, {"none", BENCH_NONE}, {0}};
+static const struct choice imatrix_formats[] = {{"gguf", IMATRIX_GGUF}, {"dat", IMATRIX_DAT}, {0}};
 
 const char *const group_titles[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
@@ -90,7 +92,7 @@ const struct flag flags[] = {
     {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = GENERATE | BENCH | PLAN, .offset = AT(ctx_size),
      RANGE(0, 1 << 30), .initial = "0", .metavar = "N",
      .help = "tokens of context (32k, 1m); 0: the model's own, at most 32768"},
-    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL | PROFILE, .offset = AT(ctx_size), RANGE(4, 1 << 30),
+    {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL | PROFILE | IMATRIX, .offset = AT(ctx_size), RANGE(4, 1 << 30),
      .initial = "512", .metavar = "N", .help = "tokens of a chunk"},
     {"-b --batch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(batch), RANGE(1, 1 << 20),
      .initial = "2048", .metavar = "N", .help = "most prompt tokens submitted at once"},
@@ -117,9 +119,9 @@ const struct flag flags[] = {
     /* prompt */
     {"-p --prompt", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(prompt), .metavar = "TEXT",
      .help = "run: the text to continue; chat: the first message"},
-    {"-f --file", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE | PPL | PROFILE, .offset = AT(file), .metavar = "FILE",
-     .help = "take the text from a file (run, perplexity, profile: - is stdin)"},
-    {"--prompt-ids", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = RUN | PPL | PROFILE, .offset = AT(prompt_ids), .metavar = "IDS",
+    {"-f --file", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE | PPL | PROFILE | IMATRIX, .offset = AT(file), .metavar = "FILE",
+     .help = "take the text from a file (run, perplexity, profile, imatrix: - is stdin)"},
+    {"--prompt-ids", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = RUN | PPL | PROFILE | IMATRIX, .offset = AT(prompt_ids), .metavar = "IDS",
      .help = "the text as token ids, \"3 17 80\"; works without a tokenizer in the file"},
     {"-e --escape", "--no-escape", FLAG_BOOL, GROUP_PROMPT, GENERATE, AT(escape), "off",
      .help = "-e: \\n \\t \\r \\\\ \\' \\\" \\xHH in -p are escapes"},
@@ -224,7 +226,7 @@ const struct flag flags[] = {
      .help = "say on stderr which test runs"},
 
     /* perplexity */
-    {"--chunks", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PPL | PROFILE, .offset = AT(chunks), RANGE(-1, INT32_MAX),
+    {"--chunks", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = PPL | PROFILE | IMATRIX, .offset = AT(chunks), RANGE(-1, INT32_MAX),
      .initial = "-1", .metavar = "N", .help = "chunks to read; -1: all"},
     {"--kl-divergence-base --save-all-logits", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = PPL, .offset = AT(kl_base),
      .metavar = "FILE", .help = "write the log-probabilities to FILE; with --kl-divergence: read them from it"},
@@ -245,6 +247,26 @@ const struct flag flags[] = {
      .help = "write the profile, for --profile; -: to stdout, without the summary"},
     {"--trace", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | PROFILE, .offset = AT(trace), .metavar = "FILE",
      .help = "record the experts of every token, for bench/replay; with -ub 1 as decoded ones"},
+
+    /* imatrix */
+    {"-o --output-file --output", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(out_path), .initial = "imatrix.gguf",
+     .metavar = "FILE", .help = "the importance matrix"},
+    {"--output-format", .kind = FLAG_CHOICE, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(imatrix_format), .choices = imatrix_formats,
+     .initial = "gguf", .metavar = "FORMAT", .help = "gguf, or dat for ik_llama.cpp; default: dat for a FILE of that ending"},
+    {"--in-file", .kind = FLAG_STRINGS, .group = GROUP_TASK, .verbs = IMATRIX, .offset = AT(in_files), .metavar = "FILE",
+     .help = "importance to add up with, gguf or dat; repeatable; without -f: only that"},
+    {"--process-output", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = IMATRIX, .offset = AT(process_output),
+     .help = "also for the output matrix"},
+    {"--chunk --from-chunk", .kind = FLAG_INT, .group = GROUP_TASK, .verbs = IMATRIX, .offset = AT(from_chunk), RANGE(0, INT32_MAX),
+     .initial = "0", .metavar = "N", .help = "chunks of the text to leave out first"},
+    {"-ofreq --output-frequency", .kind = FLAG_INT, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(output_frequency),
+     RANGE(0, INT32_MAX), .initial = "10", .metavar = "N", .help = "write FILE every N chunks; 0: at the end only"},
+    {"--save-frequency", .kind = FLAG_INT, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(save_frequency), RANGE(0, INT32_MAX),
+     .initial = "0", .metavar = "N", .help = "keep a copy FILE.at_CHUNKS every N chunks; 0: none"},
+    {"--parse-special", .kind = FLAG_BOOL, .group = GROUP_PROMPT, .verbs = IMATRIX, .offset = AT(parse_special),
+     .help = "control tokens such as <|im_end|> in the text are tokens"},
+    {"--show-statistics", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(show_statistics),
+     .help = "print a table of the weights; with --in-file it needs no model"},
 
     /* placement; plan has more to say about cache types, for other machines */
     {"--device -dev", .kind = FLAG_STRING, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(device), .initial = "auto",
@@ -346,6 +368,7 @@ const struct ignored_flag ignored_flags[] = {
      "--no-cache-prompt",
      0, no_server},
     {"--perplexity --all-logits", 0, "is what the verb perplexity does"},
+    {"--no-ppl", 0, "is always so here: imatrix computes no perplexity"},
     {"--ppl-output-type", 1, "means nothing here"},
     {"-embd --embeddings", VALUE_IF_SWITCH, "means nothing here"},
 };

@@ -13,6 +13,7 @@ static int (*const commands[VERB_COUNT])(struct cli *) = {
     [VERB_TEMPLATE] = cmd_template, [VERB_INSPECT] = cmd_inspect,
     [VERB_PLAN] = cmd_plan,
     [VERB_PROBE] = cmd_probe,       [VERB_PROFILE] = cmd_profile,
+    [VERB_IMATRIX] = cmd_imatrix,
 };
 
 static void write_log(void *ctx, enum log_level level, const char *line) {
@@ -74,7 +75,7 @@ static int run_verb(enum verb verb, int argc, char **argv) {
         status = print_page(&page);
     } else if (options.version) {
         status = print_version();
-    } else if (!options.model && verb != VERB_TEMPLATE && verb != VERB_PROBE) {
+    } else if (!options.model && verb != VERB_TEMPLATE && verb != VERB_PROBE && verb != VERB_IMATRIX) {
         status = cli_usage(&c, "%s needs a model: -m FILE", verb_info(verb)->name);
     } else {
         print_notes(&c);

@@ -22,9 +22,10 @@ static const struct verb_info verbs[VERB_COUNT] = {
                        "messages on stdin to a prompt; --parse-tools: an answer to a message", 0},
     [VERB_INSPECT] = {"inspect", "FILE [flags]", "check a model file and list what it holds", 1},
     [VERB_PLAN] = {"plan", "-m FILE [--machine FILE] [flags]", "what would live where, and how fast it would be; loads nothing", 0},
+    [VERB_IMATRIX] = {"imatrix", "-m FILE -f TEXT [-o FILE] [flags]", "collect on a text what the weights' inputs are like, for quantize", 0},
     [VERB_PROBE] = {"probe", "[-m FILE] [-o FILE] [flags]", "measure this machine: memory, kernels, the drive a model lies on", 0},
 };
-static const char *const later_verbs[] = {"serve", "quantize", "imatrix"};
+static const char *const later_verbs[] = {"serve", "quantize"};
 
 const struct verb_info *verb_info(enum verb verb) { return &verbs[verb]; }
 

@@ -24,6 +24,7 @@ enum verb {
     VERB_INSPECT,
     VERB_PLAN,
     VERB_PROBE,
+    VERB_IMATRIX,
     VERB_COUNT
 };
 
@@ -39,6 +40,7 @@ enum err verb_from_name(const char *name, enum verb *out, struct reason *why) MU
 
 enum load_mode { LOAD_AUTO, LOAD_DIRECT, LOAD_BUFFERED, LOAD_MAPPED /* a peer's name: read as LOAD_AUTO, with a warning */ };
 enum bench_format { BENCH_MD, BENCH_CSV, BENCH_JSON, BENCH_JSONL, BENCH_NONE };
+enum imatrix_format { IMATRIX_GGUF, IMATRIX_DAT };
 enum switch_value { SWITCH_OFF, SWITCH_ON, SWITCH_AUTO };
 enum { FAMILY_FROM_FILE = -1 }; /* of `family` */
 enum { SEED_RANDOM = -1 };      /* of `seed` */
@@ -125,9 +127,15 @@ struct options {
     const char *kl_base;
     bool kl_divergence;
 
-    /* probe, profile */
+    /* probe, profile, imatrix */
     const char *out_path; /* -o; "-": stdout */
     double seconds;
+
+    /* imatrix */
+    int64_t imatrix_format;      /* enum imatrix_format */
+    struct string_list in_files;
+    int64_t from_chunk, output_frequency, save_frequency; /* chunks; 0: from the first; never */
+    bool process_output, show_statistics, parse_special;
 
     /* log */
     bool verbose;
