@@ -38,6 +38,7 @@ int cmd_inspect(struct cli *c);
 int cmd_plan(struct cli *c);
 int cmd_probe(struct cli *c);
 int cmd_imatrix(struct cli *c);
+int cmd_quantize(struct cli *c);
 
 /* ---- reports ---------------------------------------------------------------------------------------------------- */
 

@@ -26,9 +26,11 @@ enum {
     PLAN = 1u << VERB_PLAN,
     PROBE = 1u << VERB_PROBE,
     IMATRIX = 1u << VERB_IMATRIX,
+    QUANTIZE = 1u << VERB_QUANTIZE,
     GENERATE = CHAT | RUN,
     COMPUTE = CHAT | RUN | BENCH | PPL | PROFILE | IMATRIX, /* verbs that load weights */
-    ALL = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN | PROBE
+    READ = COMPUTE | TOK | DETOK | TEMPLATE | INSPECT | PLAN | PROBE, /* verbs that take a model by -m */
+    ALL = READ | QUANTIZE
 };
 
 static const struct choice isas[] = {{"auto", 0}, {"ref", 1}, {"avx2", 2}, {"avx512", 3}, {0}};
@@ -71,7 +73,7 @@ const char *const group_titles[GROUP_COUNT] = {
 
 const struct flag flags[] = {
     /* model */
-    {"-m --model", .kind = FLAG_STRING, .group = GROUP_MODEL, .verbs = ALL, .offset = AT(model), .metavar = "MODEL",
+    {"-m --model", .kind = FLAG_STRING, .group = GROUP_MODEL, .verbs = READ, .offset = AT(model), .metavar = "MODEL",
      .help = "GGUF file of a qwen3moe model, the first shard of a split, or a directory with config.json and *.safetensors"},
     {"--family", .kind = FLAG_CHOICE, .group = GROUP_MODEL, .verbs = GENERATE | TEMPLATE, .offset = AT(family),
      .choices = families, .initial = "auto", .metavar = "NAME",
@@ -267,6 +269,32 @@ const struct flag flags[] = {
      .help = "control tokens such as <|im_end|> in the text are tokens"},
     {"--show-statistics", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(show_statistics),
      .help = "print a table of the weights; with --in-file it needs no model"},
+
+    /* quantize */
+    {"--tensor-type --custom-q", .kind = FLAG_STRINGS, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(tensor_types),
+     .metavar = "RE=TYPE", .help = "type of the tensors whose names the expression fits; repeatable, the first that fits wins"},
+    {"--token-embedding-type", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(embedding_type),
+     .metavar = "TYPE", .help = "type of token_embd.weight"},
+    {"--output-tensor-type", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(head_type),
+     .metavar = "TYPE", .help = "type of output.weight, or of the embedding that is used in its place"},
+    {"--leave-output-tensor", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(leave_head),
+     .help = "output.weight keeps its type"},
+    {"--pure", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(pure),
+     .help = "the type of that name for every matrix, no mix"},
+    {"--imatrix", .kind = FLAG_STRING, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(imatrix), .metavar = "FILE",
+     .help = "how much each input column counts, by coldstream imatrix or llama-imatrix"},
+    {"--allow-requantize", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(allow_requantize),
+     .help = "also from one quantized type to another, which adds both errors"},
+    {"--keep-split", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = QUANTIZE, .offset = AT(keep_split),
+     .help = "one output file for each input file: OUT-00001-of-00003.gguf"},
+    {"--split-max-size", .kind = FLAG_BYTES, .group = GROUP_OUTPUT, .verbs = QUANTIZE, .offset = AT(split_max_bytes),
+     RANGE(0, UNBOUNDED), .initial = "0", .metavar = "SIZE", .help = "new file before the tensors of one exceed this (4G); 0: one file"},
+    {"--dry-run", .kind = FLAG_BOOL, .group = GROUP_OUTPUT, .verbs = QUANTIZE, .offset = AT(dry_run),
+     .help = "print what each tensor would become, and the size; write nothing"},
+    {"--strict", .kind = FLAG_BOOL, .group = GROUP_TASK, .verbs = QUANTIZE, .offset = AT(strict),
+     .help = "a --tensor-type that fits no tensor is an error, not a warning"},
+    {"-t --threads --nthreads", .kind = FLAG_INT, .group = GROUP_CONTEXT, .verbs = QUANTIZE, .offset = AT(threads), RANGE(0, 1024),
+     .initial = "0", .metavar = "N", .help = "threads; 0: one per physical core"},
 
     /* placement; plan has more to say about cache types, for other machines */
     {"--device -dev", .kind = FLAG_STRING, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(device), .initial = "auto",

@@ -14,6 +14,7 @@ static int (*const commands[VERB_COUNT])(struct cli *) = {
     [VERB_PLAN] = cmd_plan,
     [VERB_PROBE] = cmd_probe,       [VERB_PROFILE] = cmd_profile,
     [VERB_IMATRIX] = cmd_imatrix,
+    [VERB_QUANTIZE] = cmd_quantize,
 };
 
 static void write_log(void *ctx, enum log_level level, const char *line) {
@@ -75,7 +76,7 @@ static int run_verb(enum verb verb, int argc, char **argv) {
         status = print_page(&page);
     } else if (options.version) {
         status = print_version();
-    } else if (!options.model && verb != VERB_TEMPLATE && verb != VERB_PROBE && verb != VERB_IMATRIX) {
+    } else if (!options.model && verb != VERB_TEMPLATE && verb != VERB_PROBE && verb != VERB_IMATRIX && verb != VERB_QUANTIZE) {
         status = cli_usage(&c, "%s needs a model: -m FILE", verb_info(verb)->name);
     } else {
         print_notes(&c);

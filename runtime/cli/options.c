@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #include "cli/flags.h"
+#include "model/recipe.h"
 
 static const struct verb_info verbs[VERB_COUNT] = {
     [VERB_CHAT] = {"chat", "-m FILE [flags]", "talk with the model", 0},
@@ -24,8 +25,9 @@ static const struct verb_info verbs[VERB_COUNT] = {
     [VERB_PLAN] = {"plan", "-m FILE [--machine FILE] [flags]", "what would live where, and how fast it would be; loads nothing", 0},
     [VERB_IMATRIX] = {"imatrix", "-m FILE -f TEXT [-o FILE] [flags]", "collect on a text what the weights' inputs are like, for quantize", 0},
     [VERB_PROBE] = {"probe", "[-m FILE] [-o FILE] [flags]", "measure this machine: memory, kernels, the drive a model lies on", 0},
+    [VERB_QUANTIZE] = {"quantize", "IN [OUT] TYPE [THREADS] [flags]", "write a model with other weight types, as a GGUF file", 4},
 };
-static const char *const later_verbs[] = {"serve", "quantize"};
+static const char *const later_verbs[] = {"serve"};
 
 const struct verb_info *verb_info(enum verb verb) { return &verbs[verb]; }
 
@@ -484,13 +486,13 @@ enum err options_parse(enum verb verb, int argc, char *const *argv, struct optio
     TRY(read_environment(out, why));
     struct cursor c = {argv, argc, 0};
     while (peek(&c) && !out->help && !out->version) TRY(take(out, &c, why));
-    if (out->words.len && verb == VERB_INSPECT) out->model = out->words.items[0];
+    if (out->words.len && (verb == VERB_INSPECT || verb == VERB_QUANTIZE)) out->model = out->words.items[0];
     return ERR_NONE;
 }
 
 void options_close(struct options *o) {
     struct number_list *numbers[] = {&o->n_prompt, &o->n_gen, &o->depth, &o->prompt_gen};
-    struct string_list *strings[] = {&o->override_tensor, &o->stop, &o->words, &o->owned};
+    struct string_list *strings[] = {&o->override_tensor, &o->stop, &o->tensor_types, &o->in_files, &o->words, &o->owned};
     for (size_t i = 0; i < o->owned.len; i++) free((void *)o->owned.items[i]);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) free(numbers[i]->items);
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free(strings[i]->items);
@@ -564,6 +566,11 @@ void options_help(enum verb verb, struct text *out) {
             titled = true;
             add_flag_help(&flags[i], out);
         }
+    }
+    if (verb == VERB_QUANTIZE) {
+        text_addf(out, "\nTYPE is a mix, a weight type, a preset or COPY:\n  ");
+        recipe_list(out);
+        text_addf(out, "\n");
     }
     text_addf(out, "\nFlags match exactly and take --flag=value; the last one wins. COLDSTREAM_<NAME> "
                    "(COLDSTREAM_CTX_SIZE=32k) sets any of them.\n"

@@ -25,6 +25,7 @@ enum verb {
     VERB_PLAN,
     VERB_PROBE,
     VERB_IMATRIX,
+    VERB_QUANTIZE,
     VERB_COUNT
 };
 
@@ -136,6 +137,12 @@ struct options {
     struct string_list in_files;
     int64_t from_chunk, output_frequency, save_frequency; /* chunks; 0: from the first; never */
     bool process_output, show_statistics, parse_special;
+
+    /* quantize */
+    const char *imatrix, *embedding_type, *head_type; /* NULL: none given */
+    struct string_list tensor_types;                  /* REGEX=TYPE, each may be a list with commas */
+    bool allow_requantize, pure, dry_run, leave_head, keep_split, strict;
+    int64_t split_max_bytes; /* 0: no limit */
 
     /* log */
     bool verbose;

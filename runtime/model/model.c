@@ -318,3 +318,7 @@ const struct model_meta *model_find_meta(const struct model *m, const char *key)
 const struct model_tensor *model_find_tensor(const struct model *m, struct span name) {
     return directory_find(&((const struct owner *)m)->container, name);
 }
+
+enum err model_read(const struct model *m, uint32_t file, void *to, uint64_t bytes, uint64_t offset, struct reason *why) {
+    return file_read(&m->files[file], to, bytes, offset, why);
+}

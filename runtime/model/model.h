@@ -127,4 +127,7 @@ void model_close(struct model **model);
 const struct model_meta *model_find_meta(const struct model *m, const char *key); /* NULL: absent */
 const struct model_tensor *model_find_tensor(const struct model *m, struct span name);
 
+/* Bytes of one of its files, through the page cache; any thread. */
+enum err model_read(const struct model *m, uint32_t file, void *to, uint64_t bytes, uint64_t offset, struct reason *why) MUST_USE;
+
 #endif
