@@ -19,6 +19,7 @@ struct quantizing {
     struct recipe_override *overrides; /* [n_overrides], patterns are owned */
     size_t n_overrides;
     enum tensor_type embedding, head;
+    struct imatrix imatrix;
     struct quantize *job;
     uint64_t begin_ns, shown_ns;
 };
@@ -53,7 +54,8 @@ static enum err read_words(struct quantizing *z, struct reason *why) {
     if (n > at + 1 && (!parse_whole(w[at + 1], &threads) || threads < 0 || threads > 1024))
         return fail(why, ERR_ARGUMENT, "'%.40s' is no number of threads from 0 to 1024", w[at + 1]);
     z->threads = (unsigned)threads;
-    if (!recipe_is_known(z->type)) return ERR_NONE; /* refused by name later */
+    if (!recipe_is_known(z->type))
+        return fail(why, ERR_ARGUMENT, "unknown type '%.40s'; coldstream quantize --help lists them", z->type);
     if (o->dry_run) z->out = NULL;
     return no_out && !o->dry_run ? name_output(z, why) : ERR_NONE;
 }
@@ -131,7 +133,7 @@ static void add_tensor(const struct quantize_tensor *t, struct text *out) {
     text_addf(out, "%-7s -> %-7s %10.2f MiB  %s", tensor_type_info(s->type)->name, tensor_type_info(t->choice.type)->name, mib(t->bytes),
               recipe_reason_name(t->choice.reason));
     if (t->choice.type != t->choice.wanted) text_addf(out, "; rows do not divide into %s", tensor_type_info(t->choice.wanted)->name);
-    if (t->unimportant) text_addf(out, "; no importance");
+    if (t->lacks_importance) text_addf(out, "; no importance");
     text_addf(out, "\n");
 }
 
@@ -215,7 +217,7 @@ static void warn_tensors(const struct quantizing *z) {
     const struct quantize_tensor *tensors = quantize_tensors(z->job, &n);
     for (size_t i = 0; i < n; i++) {
         unfitting += tensors[i].choice.type != tensors[i].choice.wanted;
-        unimportant += tensors[i].unimportant != 0;
+        unimportant += tensors[i].lacks_importance;
     }
     if (unfitting)
         log_line(&z->cli->log, LOG_WARN, "%zu tensors have rows that do not divide into their type's blocks; they take one with smaller blocks",
@@ -229,6 +231,7 @@ static void warn_tensors(const struct quantizing *z) {
 
 static enum err open_job(struct quantizing *z, struct reason *why) {
     const struct options *o = z->cli->options;
+    if (o->imatrix) TRY(imatrix_read(o->imatrix, &z->imatrix, why));
     const struct quantize_options options = {
         .in = z->in,
         .out = z->out,
@@ -239,6 +242,8 @@ static enum err open_job(struct quantizing *z, struct reason *why) {
                    .head = o->head_type ? &z->head : NULL,
                    .pure = o->pure,
                    .leave_head = o->leave_head},
+        .imatrix = o->imatrix ? &z->imatrix : NULL,
+        .imatrix_file = o->imatrix,
         .threads = z->threads,
         .allow_requantize = o->allow_requantize,
         .keep_split = o->keep_split,
@@ -247,7 +252,6 @@ static enum err open_job(struct quantizing *z, struct reason *why) {
         .on_progress = on_progress,
         .on_progress_ctx = z,
     };
-    if (o->imatrix) return fail(why, ERR_UNSUPPORTED, "--imatrix is not in this build");
     return quantize_open(&options, &z->job, why);
 }
 
@@ -277,6 +281,7 @@ int cmd_quantize(struct cli *c) {
         status = code ? cli_fail(c, code, &why) : EXIT_DONE;
     }
     quantize_close(&z.job);
+    imatrix_close(&z.imatrix);
     for (size_t i = 0; i < z.n_overrides; i++) free((char *)z.overrides[i].pattern);
     free(z.overrides);
     text_free(&z.default_out);

@@ -40,11 +40,16 @@ static enum err check_change(const struct quantize *q, const struct model_tensor
     return ERR_NONE;
 }
 
-static uint64_t count_unimportant(const struct quantize *q, const struct model_tensor *t, enum tensor_type to) {
-    uint64_t n = 0;
-    const bool counts = encode_wants_importance(to) && t->type != to && !span_equal(t->name, SPAN("token_embd.weight"));
-    for (uint64_t i = 0; counts && i < quantize_matrices(t); i++) n += quantize_importance_of(q, t, i) == NULL;
-    return n;
+/* Only of what is encoded: an entry of another shape is no matter where nothing asks for it. */
+static enum err find_importance(const struct quantize *q, struct quantize_tensor *t, struct reason *why) {
+    const struct model_tensor *s = t->source;
+    if (s->type == t->choice.type || is_float(t->choice.type)) return ERR_NONE;
+    if (q->options.imatrix)
+        TRY(imatrix_of_weight(q->options.imatrix, s->name, s->ne[0], quantize_matrices(s), &t->importance, why));
+    /* nobody measures the embedding, whose input is one token */
+    t->lacks_importance =
+        !t->importance && encode_wants_importance(t->choice.type) && !span_equal(s->name, SPAN("token_embd.weight"));
+    return ERR_NONE;
 }
 
 static enum err choose(struct quantize *q, struct quantize_tensor *out, const struct model_tensor *t, struct reason *why) {
@@ -55,8 +60,7 @@ static enum err choose(struct quantize *q, struct quantize_tensor *out, const st
     if (!tensor_row_bytes(out->choice.type, t->ne[0], &row_bytes) || !size_mul(row_bytes, t->ne[1], &out->bytes) ||
         !size_mul(out->bytes, quantize_matrices(t), &out->bytes) || !size_add(q->bytes, out->bytes, &q->bytes) || q->bytes > INT64_MAX)
         return fail(why, ERR_LIMIT, "%s: '%.*s' is too large", q->options.in, name_chars(t->name), t->name.ptr);
-    out->unimportant = count_unimportant(q, t, out->choice.type);
-    return ERR_NONE;
+    return find_importance(q, out, why);
 }
 
 static enum err choose_all(struct quantize *q, struct reason *why) {
@@ -158,7 +162,7 @@ static enum err plan_files(struct quantize *q, struct reason *why) {
 /* ---- open and close ---------------------------------------------------------------------------------------------------- */
 
 static enum err open_all(struct quantize *q, struct reason *why) {
-    q->options.recipe.has_importance = q->options.importance != NULL;
+    q->options.recipe.has_importance = q->options.imatrix != NULL;
     if (q->options.keep_split && q->options.split_max_bytes)
         return fail(why, ERR_ARGUMENT, "the input's parts and parts of a given size exclude each other");
     cpu_ops_init(&q->ops, cpu_isa_best());

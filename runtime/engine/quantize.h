@@ -9,19 +9,9 @@
 #define COLDSTREAM_QUANTIZE_H
 
 #include "core/core.h"
+#include "model/imatrix.h"
 #include "model/model.h"
 #include "model/recipe.h"
-
-/* How much each input column counts, from an imatrix. */
-struct quantize_importance {
-    /* Mean square [n_columns] of the inputs of one matrix of a tensor (0 of a plain one); NULL: not known. Called on the thread
-     * of quantize_open() and quantize_run(); what it returns stays valid until quantize_close(). */
-    const float *(*find)(void *ctx, struct span tensor, uint64_t matrix, uint64_t n_columns);
-    void *ctx;
-    /* as quantize.imatrix.* of the output; empty and 0: not written */
-    struct span file, dataset;
-    uint32_t n_entries, n_chunks;
-};
 
 struct quantize_progress {
     size_t tensor, n_tensors;        /* in work, from 0 */
@@ -33,7 +23,8 @@ struct quantize_options {
     const char *in;                   /* what model_open() takes; strings are borrowed until quantize_close() */
     const char *out;                  /* a file name; of a split, what its parts' names begin with. NULL: only to look (dry run) */
     struct recipe_options recipe;     /* has_importance is set here */
-    const struct quantize_importance *importance; /* borrowed; NULL: none */
+    const struct imatrix *imatrix;    /* borrowed until quantize_close(); NULL: none */
+    const char *imatrix_file;         /* its name, for the output's metadata */
     unsigned threads;                 /* 0: one per physical core */
     bool allow_requantize;            /* from a quantized type to another */
     bool keep_split;                  /* as many parts as the input has files, each with the tensors of its file */
@@ -48,7 +39,8 @@ struct quantize_tensor {
     struct recipe_choice choice;
     uint64_t bytes;       /* in the output */
     uint32_t part;        /* of a split, from 0 */
-    uint64_t unimportant; /* matrices whose type wants an importance and that have none */
+    const struct imatrix_entry *importance; /* NULL: every column counts the same */
+    bool lacks_importance;                  /* and its type wants one */
 };
 
 /* What one type of the output holds, and how far it is from the input; errors are known after quantize_run(). */

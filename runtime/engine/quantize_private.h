@@ -23,11 +23,6 @@ struct quantize {
     uint64_t not_finite; /* rows */
 };
 
-/* Matrices of a tensor, and importance of one; NULL: none. */
 static inline uint64_t quantize_matrices(const struct model_tensor *t) { return t->ne[2] * t->ne[3]; }
-static inline const float *quantize_importance_of(const struct quantize *q, const struct model_tensor *t, uint64_t matrix) {
-    const struct quantize_importance *i = q->options.importance;
-    return i ? i->find(i->ctx, t->name, matrix, t->ne[0]) : NULL;
-}
 
 #endif

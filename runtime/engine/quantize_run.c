@@ -39,7 +39,8 @@ struct run {
 
     /* the piece in work */
     const struct quantize_tensor *tensor;
-    const float *importance; /* [ne[0]] or NULL */
+    float *importances;      /* [largest ne[0]] of one matrix */
+    const float *importance; /* they, or NULL */
     uint64_t n_rows, target_row_bytes;
     uint32_t n_items, item_rows;
     struct pool_counter next;
@@ -54,14 +55,15 @@ static bool is_dropped(const struct quantize *q, struct span key) {
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++)
         if (span_equal(key, span_of(dropped[i]))) return true;
     if (span_equal(key, SPAN("general.file_type"))) return !recipe_copies(q->recipe);
-    return q->options.importance && span_starts(key, SPAN("quantize.imatrix."));
+    return q->options.imatrix && span_starts(key, SPAN("quantize.imatrix."));
 }
 
-static void write_importance(struct gguf_writer *w, const struct quantize_importance *i) {
-    if (i->file.len) gguf_write_string(w, "quantize.imatrix.file", i->file);
-    if (i->dataset.len) gguf_write_string(w, "quantize.imatrix.dataset", i->dataset);
-    if (i->n_entries) gguf_write_u32(w, "quantize.imatrix.entries_count", i->n_entries);
-    if (i->n_chunks) gguf_write_u32(w, "quantize.imatrix.chunks_count", i->n_chunks);
+static void write_importance(struct gguf_writer *w, const struct quantize_options *o) {
+    const struct imatrix *m = o->imatrix;
+    if (o->imatrix_file) gguf_write_string(w, "quantize.imatrix.file", span_of(o->imatrix_file));
+    if (m->n_datasets) gguf_write_string(w, "quantize.imatrix.dataset", span_of(m->datasets[0]));
+    gguf_write_u32(w, "quantize.imatrix.entries_count", (uint32_t)m->n);
+    if (m->chunks) gguf_write_u32(w, "quantize.imatrix.chunks_count", m->chunks);
 }
 
 static void write_model_keys(struct gguf_writer *w, const struct quantize *q) {
@@ -70,7 +72,7 @@ static void write_model_keys(struct gguf_writer *w, const struct quantize *q) {
         if (!is_dropped(q, m->meta[i].key)) gguf_write_meta(w, &m->meta[i]);
     gguf_write_u32(w, "general.quantization_version", GGUF_QUANTIZATION_VERSION);
     if (!recipe_copies(q->recipe)) gguf_write_u32(w, "general.file_type", recipe_file_type(q->recipe));
-    if (q->options.importance) write_importance(w, q->options.importance);
+    if (q->options.imatrix) write_importance(w, &q->options);
 }
 
 static void write_split_keys(struct gguf_writer *w, const struct quantize *q, uint32_t part) {
@@ -201,6 +203,13 @@ static void log_tensor(const struct run *r, const struct quantize_error *before)
              tensor_type_info(t->choice.type)->name, (double)t->source->bytes / (1 << 20), (double)t->bytes / (1 << 20), error);
 }
 
+static void take_importance(struct run *r, uint64_t matrix) {
+    const struct quantize_tensor *t = r->tensor;
+    r->importance = t->importance ? r->importances : NULL;
+    if (t->importance)
+        imatrix_importance(t->importance, t->source->ne[0], quantize_matrices(t->source), matrix, r->importances);
+}
+
 static enum err write_tensor(struct run *r, const struct quantize_tensor *t, struct reason *why) {
     const struct quantize_error before = r->q->errors[t->choice.type];
     const uint64_t rows = t->source->ne[1];
@@ -208,7 +217,7 @@ static enum err write_tensor(struct run *r, const struct quantize_tensor *t, str
     r->target_row_bytes = target_row_bytes_of(t);
     const uint64_t most = rows_a_piece(t, r->target_row_bytes);
     for (uint64_t matrix = 0; matrix < quantize_matrices(t->source); matrix++) {
-        r->importance = quantize_importance_of(r->q, t->source, matrix);
+        take_importance(r, matrix);
         for (uint64_t row = 0; row < rows; row += r->n_rows) {
             r->n_rows = rows - row < most ? rows - row : most;
             TRY(write_rows(r, matrix, row, why));
@@ -244,7 +253,8 @@ static enum err take_memory(struct run *r, struct reason *why) {
     r->source = calloc_checked(source, 1);
     r->target = calloc_checked(target, 1);
     r->writers = calloc_checked(r->q->n_parts, sizeof(struct gguf_writer *));
-    bool enough = r->members && r->source && r->target && r->writers;
+    r->importances = calloc_checked(columns, sizeof *r->importances);
+    bool enough = r->members && r->source && r->target && r->writers && r->importances;
     for (unsigned i = 0; enough && i < r->n_members; i++) {
         r->members[i].row = calloc_checked(columns, sizeof(float));
         r->members[i].decoded = calloc_checked(columns, sizeof(float));
@@ -281,6 +291,7 @@ enum err quantize_run(struct quantize *q, struct reason *why) {
         free(r.members[i].decoded);
     }
     free(r.members);
+    free(r.importances);
     free(r.source);
     free(r.target);
     free(r.writers);
