@@ -23,7 +23,8 @@
 
 #define PROGRAM BUILD_DIR "/coldstream"
 
-/* ---- files ------------------------------------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------------------------------------
+ */
 
 static char folder[] = "/tmp/test_quantize_XXXXXX";
 static char source[64]; /* F32, one layer; every row is whole blocks of every type */
@@ -84,7 +85,8 @@ static int drop_source(void **state) {
     return rmdir(folder); /* fails when a test left something */
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------------ */
+/* ---- running
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static struct quantize_options options_of(const char *out, const char *type) {
     return (struct quantize_options){.in = source, .out = out, .recipe = {.name = type}, .threads = 2};
@@ -176,13 +178,15 @@ static bool is_kept(const struct model_tensor *t) {
     return t->ne[1] == 1 || memmem(t->name.ptr, t->name.len, "ffn_gate_inp", 12) != NULL;
 }
 
-/* ---- every type ---------------------------------------------------------------------------------------------------------------- */
+/* ---- every type
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 struct sums {
     double error, energy;
 };
 
-static struct sums compare(const struct model *a, const struct model_tensor *t, const struct model *b, const float *importance) {
+static struct sums compare(const struct model *a, const struct model_tensor *t, const struct model *b,
+                           const float *importance) {
     const struct model_tensor *u = model_find_tensor(b, t->name);
     float *x = values_of(a, t), *y = values_of(b, u);
     struct sums s = {0};
@@ -219,7 +223,8 @@ static void expect_type(const char *path, enum tensor_type type, double reported
         if (u->type != type) fail_test("%.*s is %s", (int)u->name.len, u->name.ptr, tensor_type_info(u->type)->name);
         const struct sums s = compare(a, t, b, NULL);
         if (!(sqrt(s.error / s.energy) < most_error(type)))
-            fail_test("%.*s in %s: error %g", (int)u->name.len, u->name.ptr, tensor_type_info(type)->name, sqrt(s.error / s.energy));
+            fail_test("%.*s in %s: error %g", (int)u->name.len, u->name.ptr, tensor_type_info(type)->name,
+                      sqrt(s.error / s.energy));
         all.error += s.error;
         all.energy += s.energy;
     }
@@ -316,7 +321,8 @@ static void test_threads_and_repetition(void **state) {
     unlink(many);
 }
 
-/* ---- logits ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- logits
+ * ---------------------------------------------------------------------------------------------------------------------- */
 
 enum { N_TOKENS = 6, MOST_VOCAB = 512 };
 
@@ -370,7 +376,8 @@ static void test_logits(void **state) {
     unlink(out);
 }
 
-/* ---- splits ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- splits
+ * ------------------------------------------------------------------------------------------------------------------------- */
 
 static void expect_same_model(const char *one, const char *other) {
     struct model *a = open_model(one), *b = open_model(other);
@@ -450,7 +457,8 @@ static void test_split_of_one(void **state) {
     drop_files();
 }
 
-/* ---- importance ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- importance
+ * ------------------------------------------------------------------------------------------------------------------------ */
 
 /* Importances that say: only the first eighth of the columns matters much. */
 static void fill_imatrix(struct imatrix *m, const struct model *model) {
@@ -492,7 +500,8 @@ static void test_importance(void **state) {
     assert_true(with.error < 0.95 * without.error);
     const struct model_tensor *embedding = model_find_tensor(a, SPAN("token_embd.weight"));
     expect_same_bytes(b, model_find_tensor(b, embedding->name), c); /* has no importance */
-    const struct model_meta *file = model_find_meta(c, "quantize.imatrix.file"), *text = model_find_meta(c, "quantize.imatrix.dataset");
+    const struct model_meta *file = model_find_meta(c, "quantize.imatrix.file"),
+                            *text = model_find_meta(c, "quantize.imatrix.dataset");
     assert_true(file && span_equal(file->bytes, SPAN("some.imatrix")));
     assert_true(text && span_equal(text->bytes, SPAN("some.txt")));
     assert_int_equal(meta_number(c, "quantize.imatrix.entries_count"), imatrix.n);
@@ -537,7 +546,8 @@ static void test_lacking_importance(void **state) {
     quantize_close(&q);
 }
 
-/* ---- other inputs ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- other inputs
+ * ------------------------------------------------------------------------------------------------------------------------- */
 
 static struct raw_gguf raw;
 
@@ -561,7 +571,8 @@ static void test_small_rows(void **state) {
     run(&o);
     struct model *m = open_model(out);
     assert_null(model_find_meta(m, "general.alignment"));
-    for (size_t i = 0; i < m->n_tensors; i++) assert_int_equal(m->tensors[i].type, is_kept(&m->tensors[i]) ? TYPE_F32 : TYPE_F16);
+    for (size_t i = 0; i < m->n_tensors; i++)
+        assert_int_equal(m->tensors[i].type, is_kept(&m->tensors[i]) ? TYPE_F32 : TYPE_F16);
     model_close(&m);
     raw_free(&raw);
     unlink(in);
@@ -627,7 +638,9 @@ static void test_requantize(void **state) {
     unlink(four);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- refusals
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void test_refused_outputs(void **state) {
     (void)state;
@@ -645,6 +658,14 @@ static void test_refused_outputs(void **state) {
     assert_int_equal(link(source, link_path), 0);
     refuse(&o, ERR_ARGUMENT, "is a file of the input");
     unlink(link_path);
+    char part[96];
+    snprintf(part, sizeof part, "%s/x.gguf.part", folder);
+    assert_int_equal(rename(source, part), 0);
+    o.in = part;
+    o.out = path_of("x.gguf");
+    refuse(&o, ERR_ARGUMENT, "is a file of the input");
+    assert_int_equal(rename(part, source), 0);
+    o.in = source;
     o.out = path_of("no/such/folder.gguf");
     refuse(&o, ERR_IO, "no/such");
     o.out = folder;
@@ -723,7 +744,8 @@ static void test_no_room(void **state) {
     if (!possible) skip();
 }
 
-/* ---- failures on the way -------------------------------------------------------------------------------------------------------------------- */
+/* ---- failures on the way
+ * -------------------------------------------------------------------------------------------------------------------- */
 
 struct stop {
     size_t calls, after;
@@ -837,7 +859,9 @@ static void test_disk_full(void **state) {
     expect_no_files();
 }
 
-/* ---- the command ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the command
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Runs `coldstream quantize <words>` and gives its exit status; both streams into `out`. */
 static int command(const char *words, struct text *out) {

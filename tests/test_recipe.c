@@ -1,5 +1,5 @@
-/* Which type each tensor gets: against the published files of Qwen3-30B-A3B (type counts, sizes), against the rules of the mixes,
- * and where a rule cannot hold. */
+/* Which type each tensor gets: against the published files of Qwen3-30B-A3B (type counts, sizes), against the rules of the
+ * mixes, and where a rule cannot hold. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -23,7 +23,9 @@ static void add(struct listed *m, const char *name, uint64_t a, uint64_t b, uint
     snprintf(m->names[m->n], sizeof *m->names, "%s", name);
     m->tensors[m->n] = (struct model_tensor){.name = span_of(m->names[m->n]),
                                              .type = TYPE_F32,
-                                             .n_dims = x > 1 ? 3 : b > 1 ? 2 : 1,
+                                             .n_dims = x > 1   ? 3
+                                                       : b > 1 ? 2
+                                                               : 1,
                                              .ne = {a, b, x, 1}};
     m->n++;
 }
@@ -34,9 +36,9 @@ static void add_layer(struct listed *m, uint32_t layer) {
     const struct {
         const char *name;
         uint64_t a, b, x;
-    } parts[] = {{"attn_norm", E, 1, 1},     {"attn_q", E, Q, 1},        {"attn_k", E, K, 1},       {"attn_v", E, K, 1},
-                 {"attn_output", Q, E, 1},   {"attn_q_norm", D, 1, 1},   {"attn_k_norm", D, 1, 1},  {"ffn_norm", E, 1, 1},
-                 {"ffn_gate_inp", E, X, 1},  {"ffn_gate_exps", E, F, X}, {"ffn_up_exps", E, F, X},  {"ffn_down_exps", F, E, X}};
+    } parts[] = {{"attn_norm", E, 1, 1},    {"attn_q", E, Q, 1},        {"attn_k", E, K, 1},      {"attn_v", E, K, 1},
+                 {"attn_output", Q, E, 1},  {"attn_q_norm", D, 1, 1},   {"attn_k_norm", D, 1, 1}, {"ffn_norm", E, 1, 1},
+                 {"ffn_gate_inp", E, X, 1}, {"ffn_gate_exps", E, F, X}, {"ffn_up_exps", E, F, X}, {"ffn_down_exps", F, E, X}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char name[64];
         snprintf(name, sizeof name, "blk.%u.%s.weight", layer, parts[i].name);
@@ -97,7 +99,8 @@ static void expect(const struct listed *m, const struct recipe_options *o, const
         fail_test("%s: %s is %s, not %s", o->name, name, tensor_type_info(c.type)->name, tensor_type_info(type)->name);
 }
 
-/* ---- published builds ------------------------------------------------------------------------------------------------------ */
+/* ---- published builds ------------------------------------------------------------------------------------------------------
+ */
 
 struct counted {
     size_t tensors[TYPE_COUNT];
@@ -136,14 +139,15 @@ static void expect_build(const struct listed *m, const struct build *b, bool has
     for (size_t i = 0; i < 5; i++) {
         if (!b->types[i].tensors) continue;
         if (c.tensors[b->types[i].type] != b->types[i].tensors)
-            fail_test("%s: %zu tensors of %s, not %zu", b->name, c.tensors[b->types[i].type], tensor_type_info(b->types[i].type)->name,
-                      b->types[i].tensors);
+            fail_test("%s: %zu tensors of %s, not %zu", b->name, c.tensors[b->types[i].type],
+                      tensor_type_info(b->types[i].type)->name, b->types[i].tensors);
         all += b->types[i].tensors;
     }
     if (all != m->n) fail_test("%s: the table names %zu of %zu tensors", b->name, all, m->n);
     const double bits = 8 * c.bytes / c.weights;
     if (b->bits > 0 && fabs(bits - b->bits) > 0.006) fail_test("%s: %.4f bits a weight, not %.4f", b->name, bits, b->bits);
-    if (b->giga > 0 && fabs(1e-9 * c.bytes - b->giga) > 0.01) fail_test("%s: %.3f GB, not %.3f", b->name, 1e-9 * c.bytes, b->giga);
+    if (b->giga > 0 && fabs(1e-9 * c.bytes - b->giga) > 0.01)
+        fail_test("%s: %.3f GB, not %.3f", b->name, 1e-9 * c.bytes, b->giga);
 }
 
 /* Type counts, sizes and bits as the files' own pages and loaders state them. */
@@ -211,7 +215,10 @@ static void test_without_importance(void **state) {
     (void)state;
     static const struct build builds[] = {
         {"Q4_0", 0, 0, {{TYPE_Q4_0, 337}, {TYPE_Q6_K, 1}}},
-        {"IQ3_XXS", 0, 0, {{TYPE_IQ3_XXS, 96}, {TYPE_IQ3_S, 49}, {TYPE_IQ2_S, 96}, {TYPE_Q4_K, 54}, {TYPE_Q3_K, 42}}}, /* and Q5_K */
+        {"IQ3_XXS",
+         0,
+         0,
+         {{TYPE_IQ3_XXS, 96}, {TYPE_IQ3_S, 49}, {TYPE_IQ2_S, 96}, {TYPE_Q4_K, 54}, {TYPE_Q3_K, 42}}}, /* and Q5_K */
         {"IQ4_XS", 0, 0, {{TYPE_IQ4_XS, 283}, {TYPE_Q5_K, 54}, {TYPE_Q6_K, 1}}},
         {"IQ4_KS", 0, 0, {{TYPE_IQ4_KS, 187}, {TYPE_Q8_0, 96}, {TYPE_Q5_K, 54}, {TYPE_Q6_K, 1}}},
     };
@@ -258,7 +265,8 @@ static void test_layers(void **state) {
     drop(&m);
 }
 
-/* ---- what stands in front of a mix ------------------------------------------------------------------------------------------- */
+/* ---- what stands in front of a mix
+ * ------------------------------------------------------------------------------------------- */
 
 static void test_overrides(void **state) {
     (void)state;
@@ -322,7 +330,8 @@ static void test_copy(void **state) {
     drop(&m);
 }
 
-/* ---- where a rule cannot hold ---------------------------------------------------------------------------------------------------- */
+/* ---- where a rule cannot hold
+ * ---------------------------------------------------------------------------------------------------- */
 
 static void test_tied(void **state) {
     (void)state;
@@ -332,7 +341,8 @@ static void test_tied(void **state) {
     expect(&m, &(struct recipe_options){.name = "Q4_K_M"}, "token_embd.weight", TYPE_Q6_K);
     expect(&m, &(struct recipe_options){.name = "IQ2_XXS"}, "token_embd.weight", TYPE_Q5_K);
     expect(&m, &(struct recipe_options){.name = "Q4_K_M", .head = &head}, "token_embd.weight", TYPE_Q8_0);
-    expect(&m, &(struct recipe_options){.name = "Q4_K_M", .head = &head, .embedding = &embedding}, "token_embd.weight", TYPE_Q5_1);
+    expect(&m, &(struct recipe_options){.name = "Q4_K_M", .head = &head, .embedding = &embedding}, "token_embd.weight",
+           TYPE_Q5_1);
     drop(&m);
 }
 
@@ -341,9 +351,10 @@ static void test_rows_that_do_not_divide(void **state) {
     static const struct {
         const char *name;
         enum tensor_type type;
-    } cases[] = {{"Q4_K", TYPE_Q5_0},    {"Q5_K", TYPE_Q5_1},   {"Q6_K", TYPE_Q8_0},    {"Q2_K", TYPE_IQ4_NL},  {"IQ2_S", TYPE_IQ4_NL},
-                 {"IQ4_XS", TYPE_IQ4_NL}, {"IQ4_KS", TYPE_IQ4_NL}, {"IQ4_K", TYPE_Q5_0}, {"IQ5_K", TYPE_Q6_0}, {"IQ6_K", TYPE_Q8_0},
-                 {"Q4_0", TYPE_Q4_0},    {"F16", TYPE_F16},     {"MXFP4", TYPE_MXFP4}};
+    } cases[] = {{"Q4_K", TYPE_Q5_0},    {"Q5_K", TYPE_Q5_1},     {"Q6_K", TYPE_Q8_0},     {"Q2_K", TYPE_IQ4_NL},
+                 {"IQ2_S", TYPE_IQ4_NL}, {"IQ4_XS", TYPE_IQ4_NL}, {"IQ4_KS", TYPE_IQ4_NL}, {"IQ4_K", TYPE_Q5_0},
+                 {"IQ5_K", TYPE_Q6_0},   {"IQ6_K", TYPE_Q8_0},    {"Q4_0", TYPE_Q4_0},     {"F16", TYPE_F16},
+                 {"MXFP4", TYPE_MXFP4}};
     struct model_shape shape = a3b;
     struct listed m;
     shape.n_embd = 288;
@@ -363,14 +374,27 @@ static void test_rows_that_do_not_divide(void **state) {
 static void test_extra_tensors(void **state) {
     (void)state;
     struct listed m;
-    list_model(&m, (struct model_shape){.n_layers = 1, .n_embd = 256, .n_heads = 2, .n_kv_heads = 2, .head_dim = 128, .n_experts = 2,
-                                        .n_experts_used = 1, .n_ff = 256, .n_vocab = 64}, false);
+    list_model(&m,
+               (struct model_shape){.n_layers = 1,
+                                    .n_embd = 256,
+                                    .n_heads = 2,
+                                    .n_kv_heads = 2,
+                                    .head_dim = 128,
+                                    .n_experts = 2,
+                                    .n_experts_used = 1,
+                                    .n_ff = 256,
+                                    .n_vocab = 64},
+               false);
     struct model_tensor *t = &m.tensors[2]; /* attn_q, given other names */
     static const struct {
         const char *name;
         enum tensor_type type;
-    } cases[] = {{"blk.0.attn_q.bias", TYPE_F32},    {"blk.0.ffn_gate_up_exps.weight", TYPE_IQ2_S}, {"blk.x.attn_q.weight", TYPE_Q4_K},
-                 {"output_extra.weight", TYPE_Q4_K}, {"weight", TYPE_Q4_K},                         {"w", TYPE_F32}};
+    } cases[] = {{"blk.0.attn_q.bias", TYPE_F32},
+                 {"blk.0.ffn_gate_up_exps.weight", TYPE_IQ2_S},
+                 {"blk.x.attn_q.weight", TYPE_Q4_K},
+                 {"output_extra.weight", TYPE_Q4_K},
+                 {"weight", TYPE_Q4_K},
+                 {"w", TYPE_F32}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t->name = span_of(cases[i].name);
         expect(&m, &(struct recipe_options){.name = "asym2"}, cases[i].name, cases[i].type);
@@ -382,7 +406,8 @@ static void test_extra_tensors(void **state) {
     drop(&m);
 }
 
-/* ---- names and refusals ------------------------------------------------------------------------------------------------------------ */
+/* ---- names and refusals
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void test_names(void **state) {
     (void)state;
@@ -403,7 +428,7 @@ static void test_names(void **state) {
         const char *name;
         bool pure;
         uint32_t file_type;
-    } types[] = {{"Q4_K_M", false, 15}, {"Q4_K", false, 15}, {"14", false, 14}, {"IQ2_S", false, 28}, {"IQ2_S", true, 29},
+    } types[] = {{"Q4_K_M", false, 15}, {"Q4_K", false, 15}, {"14", false, 14},     {"IQ2_S", false, 28}, {"IQ2_S", true, 29},
                  {"F16", false, 1},     {"BF16", true, 32},  {"IQ4_K", false, 140}, {"Q8_0", true, 7}};
     struct listed m;
     list_model(&m, a3b, false);
@@ -440,12 +465,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_published),    cmocka_unit_test(test_mixes),
-        cmocka_unit_test(test_without_importance), cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_overrides),    cmocka_unit_test(test_pure),
-        cmocka_unit_test(test_copy),         cmocka_unit_test(test_tied),
-        cmocka_unit_test(test_rows_that_do_not_divide), cmocka_unit_test(test_extra_tensors),
-        cmocka_unit_test(test_names),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_published),     cmocka_unit_test(test_mixes),     cmocka_unit_test(test_without_importance),
+        cmocka_unit_test(test_layers),        cmocka_unit_test(test_overrides), cmocka_unit_test(test_pure),
+        cmocka_unit_test(test_copy),          cmocka_unit_test(test_tied),      cmocka_unit_test(test_rows_that_do_not_divide),
+        cmocka_unit_test(test_extra_tensors), cmocka_unit_test(test_names),     cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

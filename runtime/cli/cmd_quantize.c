@@ -45,7 +45,9 @@ static enum err read_words(struct quantizing *z, struct reason *why) {
     const char *const *w = o->words.items;
     const size_t n = o->words.len;
     int64_t threads = o->threads;
-    if (n < 2) return fail(why, ERR_ARGUMENT, "quantize needs an input and a type: coldstream quantize %s", verb_info(o->verb)->arguments);
+    if (n < 2)
+        return fail(why, ERR_ARGUMENT, "quantize needs an input and a type: coldstream quantize %s",
+                    verb_info(o->verb)->arguments);
     const bool no_out = n == 2 || (n == 3 && recipe_is_known(w[1]) && parse_whole(w[2], &threads));
     const size_t at = no_out ? 1 : 2;
     z->in = w[0];
@@ -83,8 +85,7 @@ static enum err read_overrides(struct quantizing *z, const char *text, struct re
     for (const char *end = strchrnul(text, ',');; end = strchrnul(end + 1, ',')) {
         const char *equals = memrchr(start, '=', (size_t)(end - start));
         enum tensor_type type;
-        if (equals && equals > start &&
-            tensor_type_from_name((struct span){equals + 1, (size_t)(end - equals - 1)}, &type)) {
+        if (equals && equals > start && tensor_type_from_name((struct span){equals + 1, (size_t)(end - equals - 1)}, &type)) {
             TRY(add_override(z, (struct span){start, (size_t)(equals - start)}, type, why));
             start = end + (*end == ',');
         }
@@ -112,12 +113,13 @@ static bool on_progress(void *ctx, const struct quantize_progress *p) {
     z->shown_ns = now;
     const double seconds = 1e-9 * (double)(now - z->begin_ns), part = (double)p->done_bytes / (double)p->all_bytes;
     const uint64_t left = part > 0 ? (uint64_t)(seconds * (1 / part - 1)) : 0;
-    cli_progress(z->cli, "tensor %zu of %zu, %.1f %%, %.0f MB/s, %" PRIu64 ":%02" PRIu64 " left", p->tensor + 1, p->n_tensors, 100 * part,
-                 seconds > 0 ? 1e-6 * (double)p->done_bytes / seconds : 0, left / 60, left % 60);
+    cli_progress(z->cli, "tensor %zu of %zu, %.1f %%, %.0f MB/s, %" PRIu64 ":%02" PRIu64 " left", p->tensor + 1, p->n_tensors,
+                 100 * part, seconds > 0 ? 1e-6 * (double)p->done_bytes / seconds : 0, left / 60, left % 60);
     return cli_cancelled();
 }
 
-/* ---- what is printed ------------------------------------------------------------------------------------------------------ */
+/* ---- what is printed ------------------------------------------------------------------------------------------------------
+ */
 
 static double bits(uint64_t bytes, uint64_t weights) { return weights ? 8 * (double)bytes / (double)weights : 0; }
 
@@ -130,9 +132,10 @@ static void add_tensor(const struct quantize_tensor *t, struct text *out) {
     text_addf(out, "%*s[", (int)(out->len - start < 34 ? 34 - (out->len - start) : 1), "");
     for (uint32_t d = 0; d < s->n_dims; d++) text_addf(out, d ? ", %" PRIu64 : "%" PRIu64, s->ne[d]);
     text_addf(out, "]%*s", (int)(out->len - start < 54 ? 54 - (out->len - start) : 1), "");
-    text_addf(out, "%-7s -> %-7s %10.2f MiB  %s", tensor_type_info(s->type)->name, tensor_type_info(t->choice.type)->name, mib(t->bytes),
-              recipe_reason_name(t->choice.reason));
-    if (t->choice.type != t->choice.wanted) text_addf(out, "; rows do not divide into %s", tensor_type_info(t->choice.wanted)->name);
+    text_addf(out, "%-7s -> %-7s %10.2f MiB  %s", tensor_type_info(s->type)->name, tensor_type_info(t->choice.type)->name,
+              mib(t->bytes), recipe_reason_name(t->choice.reason));
+    if (t->choice.type != t->choice.wanted)
+        text_addf(out, "; rows do not divide into %s", tensor_type_info(t->choice.wanted)->name);
     if (t->lacks_importance) text_addf(out, "; no importance");
     text_addf(out, "\n");
 }
@@ -152,8 +155,8 @@ static void add_types(const struct quantizing *z, struct text *out) {
     for (int i = 0; i < TYPE_COUNT; i++) {
         const struct quantize_sum sum = quantize_sum(z->job, (enum tensor_type)i);
         if (!sum.tensors) continue;
-        text_addf(out, "%-8s %8" PRIu64 " %12.2f %6.2f %%", tensor_type_info((enum tensor_type)i)->name, sum.tensors, mib(sum.bytes),
-                  100 * (double)sum.bytes / (double)all);
+        text_addf(out, "%-8s %8" PRIu64 " %12.2f %6.2f %%", tensor_type_info((enum tensor_type)i)->name, sum.tensors,
+                  mib(sum.bytes), 100 * (double)sum.bytes / (double)all);
         if (!isnan(sum.error)) text_addf(out, "  %.3f %%", 100 * sum.error);
         text_addf(out, "\n");
     }
@@ -170,7 +173,9 @@ static enum err print(struct text *out, struct reason *why) {
     const bool ok = cli_write_text(out);
     const bool memory = !out->failed;
     text_free(out);
-    return ok ? ERR_NONE : memory ? fail(why, ERR_IO, "stdout: cannot write") : fail(why, ERR_NO_MEMORY, "no memory for the listing");
+    return ok       ? ERR_NONE
+           : memory ? fail(why, ERR_IO, "stdout: cannot write")
+                    : fail(why, ERR_NO_MEMORY, "no memory for the listing");
 }
 
 static enum err print_plan(const struct quantizing *z, struct reason *why) {
@@ -197,7 +202,8 @@ static enum err print_result(const struct quantizing *z, struct reason *why) {
     return print(&out, why);
 }
 
-/* ---- warnings ------------------------------------------------------------------------------------------------------------- */
+/* ---- warnings -------------------------------------------------------------------------------------------------------------
+ */
 
 static enum err check_overrides(const struct quantizing *z, struct reason *why) {
     for (size_t i = 0; i < z->n_overrides; i++) {
@@ -220,14 +226,17 @@ static void warn_tensors(const struct quantizing *z) {
         unimportant += tensors[i].lacks_importance;
     }
     if (unfitting)
-        log_line(&z->cli->log, LOG_WARN, "%zu tensors have rows that do not divide into their type's blocks; they take one with smaller blocks",
+        log_line(&z->cli->log, LOG_WARN,
+                 "%zu tensors have rows that do not divide into their type's blocks; they take one with smaller blocks",
                  unfitting);
     if (unimportant)
-        log_line(&z->cli->log, LOG_WARN, "%zu tensors of very few bits have no importance%s; the model will be much worse than with --imatrix",
+        log_line(&z->cli->log, LOG_WARN,
+                 "%zu tensors of very few bits have no importance%s; the model will be much worse than with --imatrix",
                  unimportant, z->cli->options->imatrix ? " in the imatrix" : "");
 }
 
-/* ---- command --------------------------------------------------------------------------------------------------------------- */
+/* ---- command ---------------------------------------------------------------------------------------------------------------
+ */
 
 static enum err open_job(struct quantizing *z, struct reason *why) {
     const struct options *o = z->cli->options;

@@ -1,5 +1,5 @@
-/* What a rewritten model is to look like: the type of each tensor, whether it can be made, in which file it comes; and the checks
- * that need no weights. Nothing is written here. */
+/* What a rewritten model is to look like: the type of each tensor, whether it can be made, in which file it comes; and the
+ * checks that need no weights. Nothing is written here. */
 #include "engine/quantize.h"
 
 #include <errno.h>
@@ -25,18 +25,21 @@ static enum err check_change(const struct quantize *q, const struct model_tensor
     const char *from_name = tensor_type_info(t->type)->name, *to_name = tensor_type_info(to)->name;
     const int n = name_chars(t->name);
     if (tensor_type_info(t->type)->gguf_id >= TENSOR_OWN_ID)
-        return fail(why, ERR_UNSUPPORTED, "%s: '%.*s' is of type %s, which GGUF does not have; quantize from the original weights",
-                    q->options.in, n, t->name.ptr, from_name);
+        return fail(why, ERR_UNSUPPORTED,
+                    "%s: '%.*s' is of type %s, which GGUF does not have; quantize from the original weights", q->options.in, n,
+                    t->name.ptr, from_name);
     if (t->type == to) return ERR_NONE;
     if (!is_float(t->type) && !q->options.allow_requantize)
         return fail(why, ERR_ARGUMENT,
-                    "%s: '%.*s' is already quantized, to %s; quantize from the original weights, or say --allow-requantize and lose more",
+                    "%s: '%.*s' is already quantized, to %s; quantize from the original weights, or say --allow-requantize and "
+                    "lose more",
                     q->options.in, n, t->name.ptr, from_name);
     if (!q->ops.types[t->type].dequant)
-        return fail(why, ERR_UNSUPPORTED, "%s: '%.*s' is of type %s, which this build cannot decode", q->options.in, n, t->name.ptr,
-                    from_name);
+        return fail(why, ERR_UNSUPPORTED, "%s: '%.*s' is of type %s, which this build cannot decode", q->options.in, n,
+                    t->name.ptr, from_name);
     if (!encode_supports(to))
-        return fail(why, ERR_UNSUPPORTED, "'%.*s' would be of type %s, which this build cannot encode", n, t->name.ptr, to_name);
+        return fail(why, ERR_UNSUPPORTED, "'%.*s' would be of type %s, which this build cannot encode", n, t->name.ptr,
+                    to_name);
     return ERR_NONE;
 }
 
@@ -58,7 +61,8 @@ static enum err choose(struct quantize *q, struct quantize_tensor *out, const st
     out->choice = recipe_choose(q->recipe, t);
     TRY(check_change(q, t, out->choice.type, why));
     if (!tensor_row_bytes(out->choice.type, t->ne[0], &row_bytes) || !size_mul(row_bytes, t->ne[1], &out->bytes) ||
-        !size_mul(out->bytes, quantize_matrices(t), &out->bytes) || !size_add(q->bytes, out->bytes, &q->bytes) || q->bytes > INT64_MAX)
+        !size_mul(out->bytes, quantize_matrices(t), &out->bytes) || !size_add(q->bytes, out->bytes, &q->bytes) ||
+        q->bytes > INT64_MAX)
         return fail(why, ERR_LIMIT, "%s: '%.*s' is too large", q->options.in, name_chars(t->name), t->name.ptr);
     return find_importance(q, out, why);
 }
@@ -73,7 +77,8 @@ static enum err choose_all(struct quantize *q, struct reason *why) {
 
 /* ---- files ----------------------------------------------------------------------------------------------------------- */
 
-/* Tensors into parts: by the file they come from, or so that the data of none exceeds the limit unless one tensor alone does. */
+/* Tensors into parts: by the file they come from, or so that the data of none exceeds the limit unless one tensor alone does.
+ */
 static enum err divide(struct quantize *q, struct reason *why) {
     const uint64_t limit = q->options.split_max_bytes;
     uint64_t held = 0;
@@ -113,8 +118,9 @@ static enum err name_parts(struct quantize *q, struct reason *why) {
     q->paths = calloc_checked(q->n_parts, sizeof *q->paths);
     if (!q->paths) return fail(why, ERR_NO_MEMORY, "no memory for %u file names", q->n_parts);
     for (uint32_t i = 0; i < q->n_parts; i++) {
-        const int n = q->n_parts == 1 ? asprintf(&q->paths[i], "%s", out)
-                                      : asprintf(&q->paths[i], "%.*s-%05u-of-%05u.gguf", (int)stem(out), out, i + 1, q->n_parts);
+        const int n = q->n_parts == 1
+                          ? asprintf(&q->paths[i], "%s", out)
+                          : asprintf(&q->paths[i], "%.*s-%05u-of-%05u.gguf", (int)stem(out), out, i + 1, q->n_parts);
         if (n < 0) {
             q->paths[i] = NULL;
             return fail(why, ERR_NO_MEMORY, "no memory for a file name");
@@ -124,12 +130,15 @@ static enum err name_parts(struct quantize *q, struct reason *why) {
 }
 
 /* By what the names lead to: links, "./" and mounts do not hide that a file would be replaced while it is read. */
-static enum err check_not_input(const struct quantize *q, const char *path, struct reason *why) {
+static enum err check_not_input(const struct quantize *q, const char *path, const char *suffix, struct reason *why) {
     struct stat out, in;
-    if (stat(path, &out) != 0) return ERR_NONE;
-    for (size_t i = 0; i < q->model->n_files; i++)
+    char *full;
+    if (asprintf(&full, "%s%s", path, suffix) < 0) return fail(why, ERR_NO_MEMORY, "no memory for a file name");
+    const bool exists = stat(full, &out) == 0;
+    free(full);
+    for (size_t i = 0; exists && i < q->model->n_files; i++)
         if (fstat(q->model->files[i].fd, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
-            return fail(why, ERR_ARGUMENT, "%s is a file of the input; name another output", path);
+            return fail(why, ERR_ARGUMENT, "%s%s is a file of the input; name another output", path, suffix);
     return ERR_NONE;
 }
 
@@ -155,7 +164,10 @@ static enum err plan_files(struct quantize *q, struct reason *why) {
     TRY(divide(q, why));
     if (!q->options.out) return ERR_NONE;
     TRY(name_parts(q, why));
-    for (uint32_t i = 0; i < q->n_parts; i++) TRY(check_not_input(q, q->paths[i], why));
+    for (uint32_t i = 0; i < q->n_parts; i++) {
+        TRY(check_not_input(q, q->paths[i], "", why));
+        TRY(check_not_input(q, q->paths[i], ".part", why)); /* where the writer begins */
+    }
     return check_room(q, why);
 }
 

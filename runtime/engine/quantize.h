@@ -14,31 +14,32 @@
 #include "model/recipe.h"
 
 struct quantize_progress {
-    size_t tensor, n_tensors;        /* in work, from 0 */
+    size_t tensor, n_tensors; /* in work, from 0 */
     struct span name;
-    uint64_t done_bytes, all_bytes;  /* of the input */
+    uint64_t done_bytes, all_bytes; /* of the input */
 };
 
 struct quantize_options {
-    const char *in;                   /* what model_open() takes; strings are borrowed until quantize_close() */
-    const char *out;                  /* a file name; of a split, what its parts' names begin with. NULL: only to look (dry run) */
-    struct recipe_options recipe;     /* has_importance is set here */
-    const struct imatrix *imatrix;    /* borrowed until quantize_close(); NULL: none */
-    const char *imatrix_file;         /* its name, for the output's metadata */
-    unsigned threads;                 /* 0: one per physical core */
-    bool allow_requantize;            /* from a quantized type to another */
-    bool keep_split;                  /* as many parts as the input has files, each with the tensors of its file */
-    uint64_t split_max_bytes;         /* of tensor data in a part; 0: one file */
-    struct log_sink log;              /* a line a tensor at LOG_INFO */
-    bool (*on_progress)(void *ctx, const struct quantize_progress *p); /* some times a second and more; true cancels. May be NULL */
+    const char *in;                /* what model_open() takes; strings are borrowed until quantize_close() */
+    const char *out;               /* a file name; of a split, what its parts' names begin with. NULL: only to look (dry run) */
+    struct recipe_options recipe;  /* has_importance is set here */
+    const struct imatrix *imatrix; /* borrowed until quantize_close(); NULL: none */
+    const char *imatrix_file;      /* its name, for the output's metadata */
+    unsigned threads;              /* 0: one per physical core */
+    bool allow_requantize;         /* from a quantized type to another */
+    bool keep_split;               /* as many parts as the input has files, each with the tensors of its file */
+    uint64_t split_max_bytes;      /* of tensor data in a part; 0: one file */
+    struct log_sink log;           /* a line a tensor at LOG_INFO */
+    bool (*on_progress)(void *ctx,
+                        const struct quantize_progress *p); /* some times a second and more; true cancels. May be NULL */
     void *on_progress_ctx;
 };
 
 struct quantize_tensor {
     const struct model_tensor *source;
     struct recipe_choice choice;
-    uint64_t bytes;       /* in the output */
-    uint32_t part;        /* of a split, from 0 */
+    uint64_t bytes;                         /* in the output */
+    uint32_t part;                          /* of a split, from 0 */
     const struct imatrix_entry *importance; /* NULL: every column counts the same */
     bool lacks_importance;                  /* and its type wants one */
 };

@@ -15,12 +15,12 @@
 #include "placement/facts.h"
 
 enum {
-    PIECE_BYTES = 32 << 20,  /* of input or output, or one row */
-    ITEM_WEIGHTS = 1 << 14,  /* what a thread takes at once, or one row */
+    PIECE_BYTES = 32 << 20, /* of input or output, or one row */
+    ITEM_WEIGHTS = 1 << 12, /* what a thread takes at once, or one row */
     GGUF_QUANTIZATION_VERSION = 2,
 };
 
-struct member { /* of the pool */
+struct member {           /* of the pool */
     float *row, *decoded; /* [largest ne[0]] */
     double error, energy; /* of the piece */
     uint64_t not_finite;
@@ -32,7 +32,7 @@ struct run {
     struct pool *pool;
     struct member *members; /* [pool_threads] */
     unsigned n_members;
-    uint8_t *source, *target; /* a piece */
+    uint8_t *source, *target;     /* a piece */
     struct gguf_writer **writers; /* [n_parts]; all are finished at the end */
     uint32_t n_finished;
     uint64_t done_bytes;
@@ -260,7 +260,8 @@ static enum err take_memory(struct run *r, struct reason *why) {
         r->members[i].decoded = calloc_checked(columns, sizeof(float));
         enough = r->members[i].row && r->members[i].decoded;
     }
-    return enough ? ERR_NONE : fail(why, ERR_NO_MEMORY, "no memory for a piece of %llu bytes", (unsigned long long)(source + target));
+    return enough ? ERR_NONE
+                  : fail(why, ERR_NO_MEMORY, "no memory for a piece of %llu bytes", (unsigned long long)(source + target));
 }
 
 /* The first part last: who finds it finds all of them. */

@@ -1,7 +1,7 @@
 /* The list of recipes, as rules a tensor is held against: role, where its layer stands, what else must be so, type.
  *
- * What llama-quantize and ik_llama.cpp's quantizer choose for a qwen3moe model is stated here as tables; their special cases for
- * other architectures, and for models of exactly eight experts, are not. Owns nothing but compiled patterns. */
+ * What llama-quantize and ik_llama.cpp's quantizer choose for a qwen3moe model is stated here as tables; their special cases
+ * for other architectures, and for models of exactly eight experts, are not. Owns nothing but compiled patterns. */
 #include "model/recipe.h"
 
 #include <regex.h>
@@ -42,8 +42,9 @@ static enum role role_of(struct span name, bool tied) {
     static const struct {
         const char *part;
         enum role role;
-    } parts[] = {{"attn_q.weight", ATTN_Q}, {"attn_k.weight", ATTN_K},   {"attn_v.weight", ATTN_V}, {"attn_output.weight", ATTN_OUT},
-                 {"ffn_gate_", GATE},       {"ffn_up_", UP},             {"ffn_down_", DOWN}};
+    } parts[] = {
+        {"attn_q.weight", ATTN_Q}, {"attn_k.weight", ATTN_K}, {"attn_v.weight", ATTN_V}, {"attn_output.weight", ATTN_OUT},
+        {"ffn_gate_", GATE},       {"ffn_up_", UP},           {"ffn_down_", DOWN}};
     if (span_equal(name, SPAN("output.weight"))) return HEAD;
     if (span_equal(name, SPAN("token_embd.weight"))) return tied ? HEAD : EMBEDDING;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -98,10 +99,7 @@ static const struct mix mixes[] = {
     {"Q5_0", TYPE_Q5_0, 8, {HEAD_IS(Q6_K), IF(DOWN, FIRST_EIGHTH, WITH_IMPORTANCE, Q5_1)}},
     {"Q5_1", TYPE_Q5_1, 9, {HEAD_IS(Q6_K)}},
     {"Q8_0", TYPE_Q8_0, 7, {{0}}},
-    {"Q2_K",
-     TYPE_Q2_K,
-     10,
-     {HEAD_IS(Q6_K), IF(ATTN_V, ANYWHERE, WIDE_GROUPS, Q4_K), ALL(ATTN_V | DOWN | ATTN_OUT, Q3_K)}},
+    {"Q2_K", TYPE_Q2_K, 10, {HEAD_IS(Q6_K), IF(ATTN_V, ANYWHERE, WIDE_GROUPS, Q4_K), ALL(ATTN_V | DOWN | ATTN_OUT, Q3_K)}},
     {"Q2_K_S", TYPE_Q2_K, 21, {HEAD_IS(Q6_K), IF(ATTN_V, ANYWHERE, WIDE_GROUPS, Q4_K), IN(DOWN, FIRST_EIGHTH, Q4_K)}},
     {"Q3_K_S", TYPE_Q3_K, 11, {HEAD_IS(Q6_K)}},
     {"Q3_K_M",
@@ -183,9 +181,7 @@ static const struct mix mixes[] = {
 };
 enum { N_MIXES = sizeof mixes / sizeof *mixes };
 
-static const struct {
-    const char *alias, *name;
-} aliases[] = {{"Q3_K", "Q3_K_M"}, {"Q4_K", "Q4_K_M"}, {"Q5_K", "Q5_K_M"}};
+static const struct { const char *alias, *name; } aliases[] = {{"Q3_K", "Q3_K_M"}, {"Q4_K", "Q4_K_M"}, {"Q5_K", "Q5_K_M"}};
 
 /* ---- finding a mix ------------------------------------------------------------------------------------------------ */
 
@@ -226,7 +222,7 @@ struct recipe {
     bool tied, pure, leave_head, has_importance;
     bool has_embedding, has_head;
     enum tensor_type embedding, head;
-    size_t n_overrides;          /* compiled */
+    size_t n_overrides; /* compiled */
     struct override *overrides;
 };
 
@@ -262,7 +258,8 @@ static enum err fill(struct recipe *r, const struct recipe_options *o, struct re
     if (!r->mix) {
         struct text names = {0};
         recipe_list(&names);
-        const enum err code = fail(why, ERR_ARGUMENT, "unknown type '%.40s'; known are %.400s", o->name, names.ptr ? names.ptr : "");
+        const enum err code =
+            fail(why, ERR_ARGUMENT, "unknown type '%.40s'; known are %.400s", o->name, names.ptr ? names.ptr : "");
         text_free(&names);
         return code;
     }
@@ -388,9 +385,7 @@ static bool match(const struct override *o, struct span name) {
     return regexec(&o->pattern, text, 0, NULL, 0) == 0;
 }
 
-bool recipe_matches(const struct recipe *r, size_t override, struct span name) {
-    return match(&r->overrides[override], name);
-}
+bool recipe_matches(const struct recipe *r, size_t override, struct span name) { return match(&r->overrides[override], name); }
 
 static struct recipe_choice kept(enum tensor_type type) {
     return (struct recipe_choice){.type = type, .wanted = type, .reason = RECIPE_KEPT};
