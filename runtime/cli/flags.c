@@ -432,6 +432,6 @@ const struct refused_flag refused_flags[] = {
     {"--in-prefix --in-suffix --infill --rpc -bf --binary-file --numa-strategy", NULL, not_built},
     {"--ppl-stride", "0", not_built},
     {"--hellaswag --winogrande --multiple-choice", NULL, not_built},
-    {"-dr --dry-run --list-devices", NULL, not_built},
+    {"-dr --list-devices", NULL, not_built},
 };
 const size_t n_refused_flags = ARRAY_LEN(refused_flags);
