@@ -325,7 +325,7 @@ static void help_lists_the_flags_of_a_command(void **state) {
         struct text page = {0};
         options_help((enum verb)v, &page);
         assert_false(page.failed);
-        assert_true((strstr(page.ptr, "--model FILE") != NULL) == (v != VERB_QUANTIZE)); /* whose input is its first word */
+        assert_true((strstr(page.ptr, "--model MODEL") != NULL) == (v != VERB_QUANTIZE)); /* whose input is its first word */
         assert_non_null(strstr(page.ptr, "--help"));
         assert_true((strstr(page.ptr, "--repetitions") != NULL) == (v == VERB_BENCH));
         text_free(&page);
