@@ -45,10 +45,12 @@ void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit) {
     cpu_fill_ops_ref(ops);
     if (ops->isa >= ISA_AVX2) {
         cpu_fill_quants_avx2(ops);
+        cpu_fill_formats_avx2(ops);
         cpu_fill_ops_avx2(ops);
     }
     if (ops->isa >= ISA_AVX512) {
         cpu_fill_quants_avx512(ops);
+        cpu_fill_formats_avx512(ops);
         cpu_fill_ops_avx512(ops);
     }
 }

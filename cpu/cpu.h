@@ -117,8 +117,10 @@ void cpu_fill_grids_ref(struct cpu_ops *ops);  /* IQ1, IQ2, IQ3 */
 void cpu_fill_levels_ref(struct cpu_ops *ops); /* IQ4, MXFP4, those of ik_llama.cpp */
 void cpu_fill_ops_ref(struct cpu_ops *ops);
 void cpu_fill_quants_avx2(struct cpu_ops *ops);
+void cpu_fill_formats_avx2(struct cpu_ops *ops);
 void cpu_fill_ops_avx2(struct cpu_ops *ops);
 void cpu_fill_quants_avx512(struct cpu_ops *ops);
+void cpu_fill_formats_avx512(struct cpu_ops *ops);
 void cpu_fill_ops_avx512(struct cpu_ops *ops);
 
 #endif
