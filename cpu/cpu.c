@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "cpu/exl3.h"
 #include "cpu/matmul.h"
 
 static const char *const names[ISA_COUNT] = {"ref", "avx2", "avx512"};
@@ -26,6 +27,12 @@ static bool has_f16c(void) {
     return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
 }
 
+/* AVX512-FP16 and VBMI2, which compilers name differently too. Leaf 7: EDX bit 23, ECX bit 6. */
+static bool has_avx512_fp16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 23 & 1) && (c >> 6 & 1);
+}
+
 enum cpu_isa cpu_isa_best(void) {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
@@ -43,15 +50,16 @@ void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit) {
     cpu_fill_grids_ref(ops);
     cpu_fill_levels_ref(ops);
     cpu_fill_ops_ref(ops);
+    cpu_fill_exl3_ref(ops);
     if (ops->isa >= ISA_AVX2) {
         cpu_fill_quants_avx2(ops);
-        cpu_fill_formats_avx2(ops);
         cpu_fill_ops_avx2(ops);
+        cpu_fill_exl3_avx2(ops);
     }
     if (ops->isa >= ISA_AVX512) {
         cpu_fill_quants_avx512(ops);
-        cpu_fill_formats_avx512(ops);
         cpu_fill_ops_avx512(ops);
+        if (!has_avx512_fp16() || !cpu_fill_exl3_fp16_avx512(ops)) cpu_fill_exl3_avx512(ops);
     }
 }
 
@@ -74,5 +82,6 @@ void acts_layout(struct acts *a, void *room) {
 
 uint64_t matmul_scratch_bytes(size_t k) {
     const uint64_t few = FEW * pieces_of(k) * sizeof(struct prepared), many = sizeof(struct blocked);
-    return few > many ? few : many;
+    const uint64_t exl3 = k % EXL3_BLOCK == 0 ? exl3_scratch_bytes(k) : 0, most = few > many ? few : many;
+    return exl3 > most ? exl3 : most;
 }

@@ -60,7 +60,7 @@ struct exl3_matrix {
 };
 
 struct cpu_type {
-    /* Exact value of one row: k floats. NULL: this type has no kernels in this build. */
+    /* Exact value of one row: k floats. NULL: the type has no rows (EXL3), or no kernels in this build. */
     void (*dequant)(const void *row, float *out, size_t k);
     /* The product above: a bandwidth-bound matrix-vector form for n <= 4, a blocked form for more, whose roundings differ.
      * Within either, y[i][r] depends on row r and its vector only: not on the slice, n, or the other vectors. Decoding is
@@ -108,7 +108,7 @@ struct cpu_ops {
 /* Fill the table up to `limit` (never above what the machine has). */
 void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit);
 
-uint64_t matmul_scratch_bytes(size_t k);
+uint64_t matmul_scratch_bytes(size_t k); /* about 144 bytes a column and 70 KB */
 uint64_t attention_scratch_bytes(size_t group, size_t dh);
 
 /* Filled by the files of one instruction set each; called by cpu.c only. */
@@ -116,11 +116,13 @@ void cpu_fill_quants_ref(struct cpu_ops *ops);
 void cpu_fill_grids_ref(struct cpu_ops *ops);  /* IQ1, IQ2, IQ3 */
 void cpu_fill_levels_ref(struct cpu_ops *ops); /* IQ4, MXFP4, those of ik_llama.cpp */
 void cpu_fill_ops_ref(struct cpu_ops *ops);
+void cpu_fill_exl3_ref(struct cpu_ops *ops);
+void cpu_fill_exl3_avx2(struct cpu_ops *ops);
+void cpu_fill_exl3_avx512(struct cpu_ops *ops);
+bool cpu_fill_exl3_fp16_avx512(struct cpu_ops *ops); /* false: not built in; where the machine has AVX512-FP16 and VBMI2 */
 void cpu_fill_quants_avx2(struct cpu_ops *ops);
-void cpu_fill_formats_avx2(struct cpu_ops *ops);
 void cpu_fill_ops_avx2(struct cpu_ops *ops);
 void cpu_fill_quants_avx512(struct cpu_ops *ops);
-void cpu_fill_formats_avx512(struct cpu_ops *ops);
 void cpu_fill_ops_avx512(struct cpu_ops *ops);
 
 #endif
