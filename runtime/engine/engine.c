@@ -229,7 +229,12 @@ static enum err open_gpu(struct engine *e, const struct engine_options *o, struc
     const struct gpu_options options = {.device = o->device};
     struct reason inner;
     const enum err code = gpu_open(&options, &e->gpu, &inner);
-    if (!code) return ERR_NONE;
+    if (!code) {
+        if (vram_check(e->model, e->gpu->ops, &inner) == ERR_NONE) return ERR_NONE;
+        log_line(&o->log, LOG_WARN, "the GPU is not used: %s", inner.text); /* the CPU has kernels: network_check() */
+        e->gpu->ops->close(&e->gpu);
+        return ERR_NONE;
+    }
     if (o->device) return *why = inner, code;
     log_line(&o->log, LOG_DEBUG, "no GPU is used: %s", inner.text);
     return ERR_NONE;

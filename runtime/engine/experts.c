@@ -9,7 +9,24 @@
 
 /* ---- geometry ------------------------------------------------------------------------------------------------------ */
 
-static uint64_t expert_bytes(const struct model_tensor *t) { return t->row_bytes * t->ne[1]; }
+/* The tensors a slot holds an expert's part of: matrices, each with its factors behind it where it has some. */
+struct parts {
+    const struct model_tensor *tensors[FETCH_EXTENTS];
+    uint32_t n;
+};
+
+static struct parts parts_of(const struct model_layer *l) {
+    const struct model_tensor *const matrices[EXPERT_MATRICES] = {l->gate, l->up, l->down};
+    struct parts p = {.n = 0};
+    for (int i = 0; i < EXPERT_MATRICES; i++) {
+        if (!matrices[i]) continue;
+        p.tensors[p.n++] = matrices[i];
+        if (!matrices[i]->in_scale) continue;
+        p.tensors[p.n++] = matrices[i]->in_scale;
+        p.tensors[p.n++] = matrices[i]->out_scale;
+    }
+    return p;
+}
 
 static uint8_t *slot_memory(const struct experts *x, int32_t slot) {
     uint32_t c = 0;
@@ -17,39 +34,78 @@ static uint8_t *slot_memory(const struct experts *x, int32_t slot) {
     return (uint8_t *)x->pool[c] + ((uint32_t)slot - x->first_slot[c]) * x->slot_bytes[c];
 }
 
-/* The extents of an expert in the file, and where they go. */
-static struct fetch_group group_of(const struct experts *x, uint32_t layer, uint32_t expert, int32_t slot) {
-    const struct model_layer *l = &x->m->layers[layer];
-    const struct model_tensor *tensors[EXPERT_MATRICES] = {l->gate, l->up, l->down};
-    struct fetch_group g = {.tag = (uint64_t)slot};
-    uint8_t *to = slot_memory(x, slot);
-    for (int i = 0; i < EXPERT_MATRICES; i++) {
-        if (!tensors[i]) continue;
-        const uint64_t bytes = expert_bytes(tensors[i]);
-        g.extents[g.n++] = (struct extent){tensors[i]->file, tensors[i]->offset + expert * bytes, bytes, to};
-        to += fetch_room(bytes);
+/* Parts in the file's order, so that neighbours can be read together. */
+static void sort_parts(const struct parts *p, const struct model_slice *at, uint32_t order[FETCH_EXTENTS]) {
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint32_t to = i;
+        for (; to > 0; to--) {
+            const struct model_slice *a = &at[order[to - 1]], *b = &at[i];
+            if (a->file < b->file || (a->file == b->file && a->offset <= b->offset)) break;
+            order[to] = order[to - 1];
+        }
+        order[to] = i;
     }
-    return g;
+}
+
+/* An expert in its files and in a slot. */
+struct layout {
+    struct fetch_group group;
+    const uint8_t *address[FETCH_EXTENTS]; /* of each part */
+    uint64_t row_bytes[FETCH_EXTENTS];
+    uint64_t bytes; /* of all parts */
+};
+
+/* Parts of experts that lie apart are neighbours as a rule, at most a page from each other: they are one read then, which takes no
+ * more room than two. */
+static struct layout lay_out(const struct experts *x, uint32_t layer, uint32_t expert, int32_t slot) {
+    const struct parts p = parts_of(&x->m->layers[layer]);
+    const bool apart = p.tensors[0]->slices != NULL;
+    struct model_slice at[FETCH_EXTENTS];
+    uint32_t order[FETCH_EXTENTS];
+    struct layout l = {.group.tag = (uint64_t)slot};
+    struct extent *last = NULL;
+    uint8_t *to = slot_memory(x, slot);
+    for (uint32_t i = 0; i < p.n; i++) at[order[i] = i] = model_slice_of(p.tensors[i], expert);
+    if (apart) sort_parts(&p, at, order);
+    for (uint32_t i = 0; i < p.n; i++) {
+        const uint32_t part = order[i];
+        const struct model_slice *s = &at[part];
+        l.row_bytes[part] = model_slice_row_bytes(p.tensors[part], *s);
+        const uint64_t bytes = l.row_bytes[part] * p.tensors[part]->ne[1], end = last ? last->offset + last->bytes : 0;
+        if (apart && last && s->file == last->file && s->offset >= end && s->offset - end <= FETCH_ALIGN) {
+            last->bytes = s->offset + bytes - last->offset;
+        } else {
+            if (last) to += fetch_room(last->bytes);
+            last = &l.group.extents[l.group.n++];
+            *last = (struct extent){s->file, s->offset, bytes, to};
+        }
+        l.address[part] = (uint8_t *)last->to + last->offset % FETCH_ALIGN + (s->offset - last->offset);
+        l.bytes += bytes;
+    }
+    return l;
 }
 
 static struct expert_at address_of(const struct experts *x, uint32_t layer, uint32_t expert, int32_t slot) {
-    const struct model_layer *l = &x->m->layers[layer];
-    const struct fetch_group g = group_of(x, layer, expert, slot);
+    const struct model_layer *from = &x->m->layers[layer];
+    const struct model_tensor *const matrices[EXPERT_MATRICES] = {from->gate, from->up, from->down};
+    const struct layout l = lay_out(x, layer, expert, slot);
     struct expert_at at = {0};
-    for (uint32_t i = 0, e = 0; i < EXPERT_MATRICES; i++) {
-        if (i == 1 && !l->up) { /* merged: rows F..2F-1 of gate are up */
-            at.matrix[1] = at.matrix[0] + l->gate->row_bytes * x->m->shape.n_ff;
+    for (uint32_t i = 0, part = 0; i < EXPERT_MATRICES; i++) {
+        if (!matrices[i]) { /* merged: rows F..2F-1 of gate are up */
+            at.matrix[i] = at.matrix[0] + from->gate->row_bytes * x->m->shape.n_ff;
+            at.row_bytes[i] = at.row_bytes[0];
             continue;
         }
-        at.matrix[i] = (const uint8_t *)g.extents[e].to + g.extents[e].offset % FETCH_ALIGN;
-        e++;
+        at.row_bytes[i] = l.row_bytes[part];
+        at.matrix[i] = l.address[part++];
+        if (!matrices[i]->in_scale) continue;
+        at.in_scale[i] = (const uint16_t *)l.address[part++];
+        at.out_scale[i] = (const uint16_t *)l.address[part++];
     }
     return at;
 }
 
 /* ---- reads --------------------------------------------------------------------------------------------------------- */
-
-static uint64_t bytes_of(const struct experts *x, uint32_t layer) { return x->layer_bytes[layer]; }
 
 /* Bind a slot and queue its read. False: no slot, or the drive has enough to do. */
 static bool start_read(struct experts *x, uint32_t layer, uint32_t expert, enum cache_cause cause, enum read_kind kind, int32_t *slot) {
@@ -57,11 +113,11 @@ static bool start_read(struct experts *x, uint32_t layer, uint32_t expert, enum 
     *slot = cache_take(x->cache, layer, expert, cause);
     if (*slot < 0) return false;
     x->slot_info[*slot] = (struct slot_info){.kind = kind, .untouched_ahead = kind == READ_AHEAD};
-    const struct fetch_group group = group_of(x, layer, expert, *slot);
-    fetch_start(x->fetch, &group);
-    if (kind == READ_DEMAND) x->io.demand_bytes += bytes_of(x, layer);
-    if (kind == READ_AHEAD) x->io.ahead_bytes += bytes_of(x, layer), x->io.ahead_reads++;
-    if (kind == READ_FILL) x->io.fill_bytes += bytes_of(x, layer);
+    const struct layout l = lay_out(x, layer, expert, *slot);
+    fetch_start(x->fetch, &l.group);
+    if (kind == READ_DEMAND) x->io.demand_bytes += l.bytes;
+    if (kind == READ_AHEAD) x->io.ahead_bytes += l.bytes, x->io.ahead_reads++;
+    if (kind == READ_FILL) x->io.fill_bytes += l.bytes;
     return true;
 }
 

@@ -60,6 +60,8 @@ void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *
 struct expert_at {
     uint32_t need;                            /* index into the needs given to experts_begin() */
     const uint8_t *matrix[EXPERT_MATRICES];   /* row 0 of gate, up, down */
+    uint64_t row_bytes[EXPERT_MATRICES];      /* EXL3 experts of a layer may differ in it */
+    const uint16_t *in_scale[EXPERT_MATRICES], *out_scale[EXPERT_MATRICES]; /* EXL3: their factors, any alignment; else NULL */
 };
 /* Returns how many; *more says whether another call has to follow. ERR_IO: a needed expert cannot be read (reason in `why`);
  * ERR_CANCELLED: should_stop() said so while waiting. After an error call experts_end(). */

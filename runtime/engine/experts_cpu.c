@@ -81,9 +81,9 @@ static void next_wave(struct graph *g, const struct network_layer *l) {
     for (uint32_t i = 0; i < n; i++) {
         const struct expert_at *at = &g->wave[i];
         const uint32_t e = g->needs[at->need].expert, first = g->expert_start[e], count = g->expert_start[e + 1] - first;
-        g->jobs[g->n_jobs++] = (struct job){&l->gate, at->matrix[0], &g->in, g->pair_token + first, count, g->gate + first * f, f};
-        g->jobs[g->n_jobs++] = (struct job){&l->up, at->matrix[1], &g->in, g->pair_token + first, count, g->up + first * f, f};
-        g->down_jobs[g->n_down_jobs++] = (struct job){&l->down, at->matrix[2], &g->mid, g->iota + first, count, g->down + first * width, width};
+        g->jobs[g->n_jobs++] = expert_job(&l->gate, at, 0, &g->in, g->pair_token + first, count, g->gate + first * f);
+        g->jobs[g->n_jobs++] = expert_job(&l->up, at, 1, &g->in, g->pair_token + first, count, g->up + first * f);
+        g->down_jobs[g->n_down_jobs++] = expert_job(&l->down, at, 2, &g->mid, g->iota + first, count, g->down + first * width);
         for (uint32_t p = 0; p < count; p++) g->wave_pair[g->n_wave_pairs++] = (int32_t)(first + p);
     }
 }
@@ -117,10 +117,10 @@ static void route(struct step *s, const struct network_layer *l, uint32_t layer)
     struct graph *g = s->g;
     const uint32_t n = g->batch->n, used = g->net->shape->n_experts_used, x = g->net->shape->n_experts;
     const uint32_t look = look_layers(g, layer);
-    struct job jobs[1 + LOOK_LAYERS] = {{&l->router, l->router.data, &g->in, NULL, n, g->router, x}};
+    struct job jobs[1 + LOOK_LAYERS] = {dense_job(&l->router, &g->in, NULL, n, g->router)};
     for (uint32_t a = 0; a < look; a++) {
         const struct matrix *next = l[1 + a].guess.data ? &l[1 + a].guess : &l[1 + a].router;
-        jobs[1 + a] = (struct job){next, next->data, &g->in, g->look_token, g->n_look, g->look_router + (size_t)a * LOOK_TOKENS * x, x};
+        jobs[1 + a] = dense_job(next, &g->in, g->look_token, g->n_look, g->look_router + (size_t)a * LOOK_TOKENS * x);
     }
     step_show(s, INPUT_ROUTER, layer, -1, &g->in, NULL, n);
     step_jobs(s, jobs, 1 + look);

@@ -56,7 +56,6 @@ static enum err take_tables(struct experts *x, struct reason *why) {
     const uint32_t layers = x->m->shape.n_layers, experts = x->m->shape.n_experts;
     x->slot_bytes = calloc_checked(layers, sizeof *x->slot_bytes);
     x->layer_class = calloc_checked(layers, sizeof *x->layer_class);
-    x->layer_bytes = calloc_checked(layers, sizeof *x->layer_bytes);
     x->first_slot = calloc_checked(layers, sizeof *x->first_slot);
     x->pool = calloc_checked(layers, sizeof *x->pool);
     x->pool_bytes = calloc_checked(layers, sizeof *x->pool_bytes);
@@ -69,13 +68,9 @@ static enum err take_tables(struct experts *x, struct reason *why) {
         x->next[l].queue = calloc_checked(experts, sizeof *x->next[l].queue);
         ok &= x->next[l].expected && x->next[l].queue;
     }
-    if (!x->slot_bytes || !x->layer_class || !x->layer_bytes || !x->first_slot || !x->pool || !x->pool_bytes || !x->needs ||
+    if (!x->slot_bytes || !x->layer_class || !x->first_slot || !x->pool || !x->pool_bytes || !x->needs ||
         !x->held || !ok)
         return fail(why, ERR_NO_MEMORY, "no memory for the expert tables");
-    for (uint32_t l = 0; l < layers; l++) {
-        const struct model_layer *t = &x->m->layers[l];
-        x->layer_bytes[l] = (t->gate->bytes + (t->up ? t->up->bytes : 0) + t->down->bytes) / experts;
-    }
     return ERR_NONE;
 }
 
@@ -169,7 +164,6 @@ void experts_close(struct experts **experts) {
     pthread_cond_destroy(&x->changed);
     free(x->slot_bytes);
     free(x->layer_class);
-    free(x->layer_bytes);
     free(x->first_slot);
     free(x->pool);
     free(x->pool_bytes);

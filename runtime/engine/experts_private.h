@@ -62,7 +62,6 @@ struct experts {
     uint32_t n_classes, n_slots;
     uint64_t *slot_bytes;         /* [n_classes] */
     uint8_t *layer_class;         /* [n_layers] */
-    uint64_t *layer_bytes;        /* [n_layers] of one expert in the file */
     uint32_t *first_slot;         /* [n_classes] */
     void **pool;                  /* [n_classes] one mapping each */
     uint64_t *pool_bytes;

@@ -1,6 +1,6 @@
 /* Groups of file ranges brought into memory whole: what lies between a stream and those who want weights.
  *
- * A group (an expert's three matrices, a piece of a dense tensor) is reported once, when all its bytes are there or when it
+ * A group (an expert's matrices, a piece of a dense tensor) is reported once, when all its bytes are there or when it
  * failed for good. Continues short reads, repeats EINTR and EAGAIN, repeats EIO a bounded number of times, reads through the
  * page cache where O_DIRECT is refused, falls back from io_uring to pread threads, and names file and offset in errors.
  * One thread at a time, as with streams. No allocation after opening. */
@@ -12,7 +12,7 @@
 
 enum {
     FETCH_ALIGN = 4096,   /* of destinations; ranges are widened to multiples of it in the file */
-    FETCH_EXTENTS = 3,    /* most ranges a group */
+    FETCH_EXTENTS = 9,    /* most ranges a group: an EXL3 expert's three matrices with two vectors of factors each */
     FETCH_EIO_TRIES = 4   /* reads of one range before EIO is believed */
 };
 
@@ -48,7 +48,7 @@ struct fetch_done {
 
 struct fetch_options {
     enum stream_kind kind;
-    unsigned groups;       /* most groups in flight, up to 1365; 0: 8 */
+    unsigned groups;       /* most groups in flight, up to 455; 0: 8 */
     unsigned threads;      /* of the pread backend; 0: 4 */
     bool no_direct_io;
     uint64_t patience_ns;  /* a group with a read unanswered for that long fails (fetch_done.lent); 0: 60 s */

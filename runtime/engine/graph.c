@@ -19,8 +19,10 @@ static uint32_t most_unit_rows(const struct step *s, const struct job *jobs, uin
 
 static uint32_t job_units(const struct job *j, uint32_t most_rows) { return (uint32_t)((j->matrix->rows + most_rows - 1) / most_rows); }
 
-/* The rows of one unit: as even as multiples of 64 allow. */
-static uint64_t unit_rows(const struct job *j, uint32_t units) { return round_up((j->matrix->rows + units - 1) / units, 64); }
+/* The rows of one unit: as even as multiples of 64 allow, or of what an EXL3 transform mixes. */
+static uint64_t unit_rows(const struct job *j, uint32_t units) {
+    return round_up((j->matrix->rows + units - 1) / units, j->matrix->exl3.rows ? 128 : 64);
+}
 
 void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs) {
     const uint32_t most = most_unit_rows(s, jobs, n_jobs);
@@ -32,9 +34,9 @@ void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs) {
         const struct matrix *m = j->matrix;
         const uint64_t rows = unit_rows(j, job_units(j, most)), begin = (unit - first) * rows, end = begin + rows;
         if (begin >= m->rows) continue; /* rounding up left nothing for the last unit */
-        m->ops->matmul(&(struct matmul){.w = j->w, .row_bytes = m->row_bytes, .k = m->k, .row_begin = begin,
+        m->ops->matmul(&(struct matmul){.w = j->w, .row_bytes = j->row_bytes, .k = m->k, .row_begin = begin,
                                         .row_end = end < m->rows ? end : m->rows, .x = j->x, .index = j->index, .n = j->n,
-                                        .y = j->y, .ldy = j->ldy, .scratch = step_scratch(s)});
+                                        .y = j->y, .ldy = j->ldy, .scratch = step_scratch(s), .exl3 = j->exl3.rows ? &j->exl3 : NULL});
     }
     step_end(s);
 }
@@ -82,7 +84,8 @@ static void head(struct step *s, uint32_t from, uint32_t n) {
     step_end(s);
     const struct matrix *m = &g->net->head;
     step_show(s, INPUT_HEAD, g->net->shape->n_layers, -1, &g->head_in, NULL, n);
-    step_jobs(s, &(struct job){m, m->data, &g->head_in, NULL, pairs ? 2 * n : n, g->head_logits, m->rows}, 1);
+    const struct job all = dense_job(m, &g->head_in, NULL, pairs ? 2 * n : n, g->head_logits);
+    step_jobs(s, &all, 1);
     for (uint32_t i = s->me->index; pairs && i < n; i += s->me->count)
         g->ops->axpy(1, g->head_logits + (n + i) * m->rows, m->rows, g->head_logits + i * m->rows);
 }

@@ -85,15 +85,13 @@ bool layer_cpu(struct step *s, uint32_t layer) {
     const struct network_layer *l = &g->net->layers[layer];
     const struct model_shape *shape = g->net->shape;
     const uint32_t n = g->batch->n;
-    const uint64_t q_width = (uint64_t)shape->n_heads * shape->head_dim, kv_width = (uint64_t)shape->n_kv_heads * shape->head_dim;
     const size_t e = shape->n_embd;
 
     norm_tokens(s, l->attn_norm, l->int8_attn_in);
     step_end(s);
     step_show(s, INPUT_QKV, layer, -1, &g->in, NULL, n);
-    const struct job qkv[] = {{&l->q, l->q.data, &g->in, NULL, n, g->q, q_width},
-                              {&l->k, l->k.data, &g->in, NULL, n, g->k, kv_width},
-                              {&l->v, l->v.data, &g->in, NULL, n, g->v, kv_width}};
+    const struct job qkv[] = {dense_job(&l->q, &g->in, NULL, n, g->q), dense_job(&l->k, &g->in, NULL, n, g->k),
+                              dense_job(&l->v, &g->in, NULL, n, g->v)};
     step_jobs(s, qkv, 3);
     rotate_and_store(s, l, layer);
     step_end(s);
@@ -101,7 +99,8 @@ bool layer_cpu(struct step *s, uint32_t layer) {
     attend(s, layer);
     if (l->int8_attn_out) quantize_tokens(s, &g->attended);
     step_show(s, INPUT_ATTN_OUTPUT, layer, -1, &g->attended, NULL, n);
-    step_jobs(s, &(struct job){&l->output, l->output.data, &g->attended, NULL, n, g->projected, e}, 1);
+    const struct job output = dense_job(&l->output, &g->attended, NULL, n, g->projected);
+    step_jobs(s, &output, 1);
 
     for (uint32_t t = s->me->index; t < n; t += s->me->count) g->ops->axpy(1, g->projected + t * e, e, g->x + t * e);
     norm_tokens(s, l->ffn_norm, l->int8_ffn_in); /* the same tokens, so no meeting in between */

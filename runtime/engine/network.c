@@ -11,15 +11,37 @@ static const struct model_tensor *const *bound(const struct model_layer *l, size
 
 static bool is_expert(const struct model_layer *l, const struct model_tensor *t) { return t == l->gate || t == l->up || t == l->down; }
 
+static void want(const struct model *m, const struct model_tensor *t, bool *wanted) {
+    wanted[t - m->tensors] = true;
+    if (t->in_scale) wanted[t->in_scale - m->tensors] = wanted[t->out_scale - m->tensors] = true;
+}
+
 void network_wanted(const struct model *m, bool experts, bool *wanted) {
     for (size_t i = 0; i < m->n_tensors; i++) wanted[i] = false;
-    wanted[m->embedding - m->tensors] = wanted[m->output - m->tensors] = wanted[m->output_norm - m->tensors] = true;
+    want(m, m->embedding, wanted);
+    want(m, m->output, wanted);
+    want(m, m->output_norm, wanted);
     for (uint32_t i = 0; i < m->shape.n_layers; i++) {
         size_t n;
         const struct model_tensor *const *t = bound(&m->layers[i], &n);
         for (size_t j = 0; j < n; j++)
-            if (t[j] && (experts || !is_expert(&m->layers[i], t[j]))) wanted[t[j] - m->tensors] = true;
+            if (t[j] && (experts || !is_expert(&m->layers[i], t[j]))) want(m, t[j], wanted);
     }
+}
+
+/* What is taken row by row, not multiplied with only. */
+static bool is_read_by_rows(const struct model *m, const struct model_tensor *t) {
+    if (t == m->embedding || t == m->output_norm) return true;
+    for (uint32_t i = 0; i < m->shape.n_layers; i++) {
+        const struct model_layer *l = &m->layers[i];
+        if (t == l->router || t == l->attn_norm || t == l->ffn_norm || t == l->attn_q_norm || t == l->attn_k_norm) return true;
+    }
+    return false;
+}
+
+static bool has_kernels(const struct model *m, const struct cpu_ops *ops, const struct model_tensor *t) {
+    const struct cpu_type *type = &ops->types[t->type];
+    return type->matmul && (type->dequant || !is_read_by_rows(m, t));
 }
 
 enum err network_check(const struct model *m, const struct cpu_ops *ops, struct reason *why) {
@@ -28,11 +50,12 @@ enum err network_check(const struct model *m, const struct cpu_ops *ops, struct 
     network_wanted(m, true, wanted);
     const struct model_tensor *refused = NULL;
     for (size_t i = 0; i < m->n_tensors && !refused; i++)
-        if (wanted[i] && !ops->types[m->tensors[i].type].matmul) refused = &m->tensors[i];
+        if (wanted[i] && !has_kernels(m, ops, &m->tensors[i])) refused = &m->tensors[i];
     free(wanted);
     if (!refused) return ERR_NONE;
-    return fail(why, ERR_UNSUPPORTED, "%s: tensor '%.*s' has type %s, which this build cannot compute with", m->files[refused->file].path,
-                (int)refused->name.len, refused->name.ptr, tensor_type_info(refused->type)->name);
+    return fail(why, ERR_UNSUPPORTED, "%s: tensor '%.*s' has type %s, which %s", m->files[refused->file].path, (int)refused->name.len,
+                refused->name.ptr, tensor_type_info(refused->type)->name,
+                ops->types[refused->type].matmul ? "embeddings, routers and norms cannot have" : "this build cannot compute with");
 }
 
 struct binder {
@@ -44,12 +67,17 @@ struct binder {
 
 /* `rows` of each expert's slice; the store says where a slice is. */
 static struct matrix expert_matrix(const struct binder *b, const struct model_tensor *t, uint64_t rows) {
-    return (struct matrix){.row_bytes = t->row_bytes, .rows = rows, .k = t->ne[0], .ops = &b->ops->types[t->type]};
+    return (struct matrix){.row_bytes = t->row_bytes, .rows = rows, .k = t->ne[0], .ops = &b->ops->types[t->type],
+                           .exl3 = {.rows = t->in_scale ? rows : 0, .codebook = (enum exl3_codebook)t->codebook}};
 }
 
 static struct matrix matrix_of(const struct binder *b, const struct model_tensor *t) {
     struct matrix m = expert_matrix(b, t, t->ne[1]);
     m.data = weights_of(b->w, b->m, t);
+    if (t->in_scale) {
+        m.exl3.in_scale = (const uint16_t *)weights_of(b->w, b->m, t->in_scale);
+        m.exl3.out_scale = (const uint16_t *)weights_of(b->w, b->m, t->out_scale);
+    }
     return m;
 }
 

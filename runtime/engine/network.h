@@ -14,6 +14,7 @@ struct matrix {
     uint64_t row_bytes;
     uint64_t rows, k;        /* of one expert for a stacked tensor */
     const struct cpu_type *ops;
+    struct exl3_matrix exl3; /* of EXL3 types, else rows is 0; the factors are NULL for experts */
 };
 
 struct network_layer {
@@ -49,7 +50,8 @@ enum err network_open(const struct model *m, const struct weights *w, const stru
                       struct reason *why) MUST_USE;
 void network_close(struct network *net);
 
-/* Refuse, naming the tensor, when a bound tensor's type has no kernel in this build. Needs no weights. */
+/* Refuse, naming the tensor, when a bound tensor's type has no kernel in this build, or none for its place: the embedding, the
+ * routers and the norms are read by rows, which EXL3 has not. Needs no weights. */
 enum err network_check(const struct model *m, const struct cpu_ops *ops, struct reason *why) MUST_USE;
 
 #endif

@@ -24,13 +24,19 @@ struct filling {
 static void add(struct filling *f, const struct model_tensor *t, enum plan_role role, uint32_t layer) {
     if (!t) return;
     const uint64_t each = role == PLAN_ROLE_EXPERTS ? t->ne[2] : 1;
+    const struct model_tensor *const parts[] = {t, t->in_scale, t->out_scale}; /* a matrix and, of EXL3, its factors */
+    uint64_t bytes = 0, room = 0; /* of files: cannot overflow */
+    for (int i = 0; i < 3 && parts[i]; i++) {
+        bytes += parts[i]->bytes / each;
+        room += fetch_room(parts[i]->bytes / each);
+    }
     f->out->tensors[f->out->n_tensors++] =
         (struct plan_tensor){.name = t->name,
                              .role = role,
                              .type = t->type,
                              .layer = layer,
-                             .bytes = t->bytes / each,
-                             .room_bytes = fetch_room(t->bytes / each),
+                             .bytes = bytes,
+                             .room_bytes = room,
                              .weights = t->ne[0] * t->ne[1] * (role == PLAN_ROLE_EXPERTS ? 1 : t->ne[2])};
 }
 

@@ -130,6 +130,8 @@ struct bench {
     uint8_t *scratch;                      /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
     struct pool_counter counters[4];
+    bool is_exl3;
+    uint16_t factors[COLUMNS]; /* of EXL3: ones */
 };
 
 static const uint8_t *matrix(const struct bench *b, uint64_t i) {
@@ -144,10 +146,10 @@ static void meet(struct bench *b, const struct worker *me, unsigned *turn) {
 }
 
 /* Rows of a unit: the rule of graph.c's step_jobs(). */
-static uint32_t unit_rows(uint32_t jobs, uint32_t rows, uint32_t most, unsigned workers) {
+static uint32_t unit_rows(const struct bench *b, uint32_t jobs, uint32_t rows, uint32_t most, unsigned workers) {
     const uint32_t fair = jobs * rows / (2 * workers), limit = fair < 64 ? 64 : fair < most ? fair : most;
     const uint32_t units = (rows + limit - 1) / limit;
-    return (uint32_t)round_up((rows + units - 1) / units, 64);
+    return (uint32_t)round_up((rows + units - 1) / units, b->is_exl3 ? 128 : 64);
 }
 
 /* `jobs` products of one matrix each with one vector, or MANY. */
@@ -165,6 +167,7 @@ static void multiply(struct bench *b, const struct worker *me, unsigned turn, co
     for (uint32_t u; pool_next(&b->counters[turn % 4], s->jobs * units, &u);) {
         const int32_t job = (int32_t)(u / units);
         const uint32_t begin = u % units * s->unit, end = begin + s->unit < s->rows ? begin + s->unit : s->rows;
+        const struct exl3_matrix exl3 = {b->factors, b->factors, s->rows, EXL3_MCG};
         b->ops->matmul(&(struct matmul){.w = matrix(b, s->first + (uint32_t)job),
                                         .row_bytes = b->matrix_bytes / s->rows,
                                         .k = s->x->k,
@@ -175,14 +178,15 @@ static void multiply(struct bench *b, const struct worker *me, unsigned turn, co
                                         .n = s->n,
                                         .y = s->y + (size_t)job * s->n * s->rows,
                                         .ldy = s->rows,
-                                        .scratch = b->scratch + me->index * b->scratch_bytes});
+                                        .scratch = b->scratch + me->index * b->scratch_bytes,
+                                        .exl3 = b->is_exl3 ? &exl3 : NULL});
     }
 }
 
 static void layer_steps(const struct worker *me, void *ctx) {
     struct bench *b = ctx;
     unsigned turn = 0;
-    const uint32_t up = unit_rows(2 * USED, WIDTH, 512, me->count), down = unit_rows(USED, COLUMNS, 512, me->count);
+    const uint32_t up = unit_rows(b, 2 * USED, WIDTH, 512, me->count), down = unit_rows(b, USED, COLUMNS, 512, me->count);
     for (uint64_t i = 0; i < b->count; i++) {
         multiply(b, me, turn, &(struct products){3 * USED * i, 2 * USED, WIDTH, up, &b->in, 1, false, b->up});
         meet(b, me, &turn);
@@ -194,7 +198,7 @@ static void layer_steps(const struct worker *me, void *ctx) {
 static void many_vectors(const struct worker *me, void *ctx) {
     struct bench *b = ctx;
     multiply(b, me, 0,
-             &(struct products){0, b->count, WIDTH, unit_rows(b->count, WIDTH, 128, me->count), &b->in, MANY, false, b->up});
+             &(struct products){0, b->count, WIDTH, unit_rows(b, b->count, WIDTH, 128, me->count), &b->in, MANY, false, b->up});
 }
 
 static double timed_run(struct probe *p, struct bench *b, void (*fn)(const struct worker *, void *), uint32_t count,
@@ -304,6 +308,7 @@ enum err probe_kernels(struct probe *p, double seconds, struct reason *why) {
     if (!code) {
         memset(b, 0, sizeof *b);
         b->weights = p->buffer;
+        for (int i = 0; i < COLUMNS; i++) b->factors[i] = 0x3c00; /* 1 */
         code = take_room(p, b, &room, why);
     }
     p->facts->n_kernels = 0;
@@ -312,6 +317,7 @@ enum err probe_kernels(struct probe *p, double seconds, struct reason *why) {
         struct type_figures *t = &types[i % n];
         const double turn = seconds / (ROUNDS * n);
         b->ops = &p->ops.types[t->type];
+        b->is_exl3 = t->type >= TYPE_EXL3_1 && t->type <= TYPE_EXL3_8;
         b->matrix_bytes = t->matrix_bytes;
         b->n_matrices = p->bytes / t->matrix_bytes;
         b->at %= b->n_matrices;

@@ -14,12 +14,26 @@ enum {
 struct job {
     const struct matrix *matrix;
     const uint8_t *w; /* row 0: matrix->data, or one expert's */
+    uint64_t row_bytes;
     const struct acts *x;
     const int32_t *index;
     uint32_t n;
     float *y;
     uint64_t ldy;
+    struct exl3_matrix exl3; /* rows 0: not EXL3 */
 };
+
+/* A dense matrix times n vectors of x, all its rows side by side in y. */
+static inline struct job dense_job(const struct matrix *m, const struct acts *x, const int32_t *index, uint32_t n, float *y) {
+    return (struct job){m, m->data, m->row_bytes, x, index, n, y, m->rows, m->exl3};
+}
+
+/* The same for matrix `which` of an expert. */
+static inline struct job expert_job(const struct matrix *m, const struct expert_at *at, int which, const struct acts *x, const int32_t *index,
+                                    uint32_t n, float *y) {
+    const struct exl3_matrix exl3 = {at->in_scale[which], at->out_scale[which], m->exl3.rows, m->exl3.codebook};
+    return (struct job){m, at->matrix[which], at->row_bytes[which], x, index, n, y, m->rows, exl3};
+}
 
 struct graph {
     const struct network *net;

@@ -277,7 +277,8 @@ static enum err put_expert(struct opening *p, uint32_t layer, uint32_t expert, g
     for (int i = 0; i < VRAM_MATRICES; i++) {
         const struct model_tensor *t = tensors[i];
         const uint64_t skip = i == 1 && !l->up ? m[0].bytes : 0;
-        parts[i] = (struct upload_part){t->file, t->offset + expert * (t->row_bytes * t->ne[1]) + skip, m[i].bytes, m[i].type, m[i].rows, m[i].k, to + m[i].at};
+        const struct model_slice at = model_slice_of(t, expert);
+        parts[i] = (struct upload_part){at.file, at.offset + skip, m[i].bytes, m[i].type, m[i].rows, m[i].k, to + m[i].at};
     }
     return upload_group(p->upload, parts, VRAM_MATRICES, why);
 }
@@ -304,6 +305,27 @@ static enum err put_experts(struct opening *p, struct reason *why) {
     TRY(upload_flush(p->upload, why));
     for (uint32_t l = 0; l < plan->n_layers; l++) v->ops->set_slots(v->net, l, v->slot_of + (size_t)l * plan->n_experts);
     return v->ops->check(v->gpu, why);
+}
+
+/* ---- what can be there ---------------------------------------------------------------------------------------------- */
+
+static enum err refuse(const struct model *m, const struct model_tensor *t, const char *what, struct reason *why) {
+    return fail(why, ERR_UNSUPPORTED, "%s: '%.*s' has type %s, %s", m->files[t->file].path, (int)t->name.len, t->name.ptr,
+                tensor_type_info(t->type)->name, what);
+}
+
+enum err vram_check(const struct model *m, const struct gpu_ops *ops, struct reason *why) {
+    const struct model_tensor *const outside[] = {m->embedding, m->output};
+    for (int i = 0; i < 2; i++)
+        if (!ops->types[outside[i]->type].has_kernels) return refuse(m, outside[i], "which it has no kernels for", why);
+    for (uint32_t i = 0; i < m->shape.n_layers; i++) {
+        const struct model_layer *l = &m->layers[i];
+        const struct model_tensor *const t[] = {l->attn_q, l->attn_k, l->attn_v, l->attn_output, l->router, l->gate, l->up ? l->up : l->gate, l->down};
+        for (size_t k = 0; k < sizeof t / sizeof *t; k++)
+            if (!ops->types[t[k]->type].has_kernels) return refuse(m, t[k], "which it has no kernels for", why);
+        if (l->up && l->up->type != l->gate->type) return refuse(m, l->up, "another one than the layer's gate matrices", why);
+    }
+    return ERR_NONE;
 }
 
 /* ---- open and close ------------------------------------------------------------------------------------------------- */
