@@ -41,6 +41,7 @@ struct bench {
     uint32_t unit;                              /* rows a worker takes at a time */
     uint64_t read_from, read_bytes, read_ahead; /* the plain read: a window of the pool, and its prefetch distance */
     uint64_t sums[64];
+    uint16_t factors[EMBD]; /* of EXL3: ones */
 };
 
 static uint64_t random_next(uint64_t *s) {
@@ -52,13 +53,20 @@ static uint64_t random_next(uint64_t *s) {
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
+static bool is_exl3(enum tensor_type type) { return type >= TYPE_EXL3_1 && type <= TYPE_EXL3_8; }
+
+static void fill_matrix(const struct bench *b, struct synth_random *r, uint8_t *out, uint64_t k, uint64_t rows) {
+    if (!is_exl3(b->type)) synth_rows_fill(b->type, r, 0.25f, k, out, rows);
+    else for (uint64_t i = 0; i < b->matrix_bytes; i += 8) memcpy(out + i, &(uint64_t){synth_random_bits(r)}, 8); /* any bits are weights */
+}
+
 static void fill_weights(const struct worker *me, void *ctx) {
     const struct bench *b = ctx;
     for (uint32_t e = me->index; e < b->n_experts; e += me->count)
         for (uint32_t which = 0; which < 3; which++) {
             struct synth_random r = synth_random_of(3 * (uint64_t)e + which, SPAN("kernels"));
             uint8_t *matrix = b->weights + (3 * (uint64_t)e + which) * b->matrix_bytes;
-            synth_rows_fill(b->type, &r, 0.25f, which == 2 ? FF : EMBD, matrix, which == 2 ? EMBD : FF);
+            fill_matrix(b, &r, matrix, which == 2 ? FF : EMBD, which == 2 ? EMBD : FF);
         }
 }
 
@@ -98,7 +106,8 @@ static void product(struct bench *b, const struct worker *me, uint32_t expert, i
                                                   .n = b->n,
                                                   .y = y[which] + (size_t)slot * b->n * rows,
                                                   .ldy = rows,
-                                                  .scratch = b->scratch + me->index * b->scratch_bytes});
+                                                  .scratch = b->scratch + me->index * b->scratch_bytes,
+                                                  .exl3 = is_exl3(b->type) ? &(struct exl3_matrix){b->factors, b->factors, rows, EXL3_MCG} : NULL});
 }
 
 /* Groups of experts: all gates and ups, meet, all downs, meet. */
@@ -280,6 +289,7 @@ int main(int argc, char **argv) {
     struct bench *b = take(sizeof *b);
     b->pool_bytes = 1536ull << 20;
     b->unit = 128;
+    for (int i = 0; i < EMBD; i++) b->factors[i] = 0x3c00;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         bool ok = true;
@@ -318,7 +328,7 @@ int main(int argc, char **argv) {
     cpu_ops_init(&ref, ISA_REF);
     cpu_ops_init(&best, to);
     for (int t = 0; t < TYPE_COUNT; t++)
-        if (synth_rows_known((enum tensor_type)t) &&
+        if ((synth_rows_known((enum tensor_type)t) || is_exl3((enum tensor_type)t)) &&
             (only == TYPE_COUNT ? best.types[t].matmul != ref.types[t].matmul : (int)only == t))
             measure_type(b, (enum tensor_type)t, from, to, threads, reps, part);
     return 0;

@@ -4,6 +4,7 @@
  *     synth --preset 30b-a3b --mix asym2 --out FILE                 2-bit experts, 11.4 GB
  *     synth --preset 30b-a3b --mix iq4_k --out FILE                 ik_llama.cpp's types, 19.0 GB
  *     synth --preset tiny --out FILE                                100 KB
+ *     synth --preset 30b-a3b --exl3 4 --out FOLDER                  the same shape as a directory in EXL3, 16.2 GB
  *     synth --preset tiny --embd 256 --ff 256 --mix q4_k_m --type 'ffn_(gate|up)_exps=q5_k' --out FILE
  *
  * Flags after --preset change it; --help lists them. Nothing on stdout; progress and the size on stderr. */
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/synth_dir.h"
 #include "tests/support/synth_model.h"
 
 enum { MAX_OVERRIDES = 64, USAGE = 2 };
@@ -21,6 +23,7 @@ struct options {
     struct synth_spec spec;
     struct synth_override overrides[MAX_OVERRIDES];
     const char *out;
+    uint32_t exl3; /* bits of an expert's weight: a directory is written; 0: a GGUF file */
 };
 
 static const char help[] = "synth --out FILE [--preset tiny|exactness|30b-a3b]\n"
@@ -28,6 +31,7 @@ static const char help[] = "synth --out FILE [--preset tiny|exactness|30b-a3b]\n
                            "            --ff N --vocab ROWS --ctx TOKENS --rope-base X --tied\n"
                            "  types     --mix f32|f16|bf16|q4_0|q8_0|q4_k|q5_k|q6_k|q4_k_m|q5_k_m|asym2|iq4_k\n"
                            "            --type REGEX=TYPE (repeatable, the first match wins)\n"
+                           "  EXL3      --exl3 BITS: --out is a directory; --tokenizer is a tokenizer.json, the types say nothing\n"
                            "  content   --tokenizer FILE.gguf, --router-skew S, --seed N\n"
                            "Without --preset, tiny is what is changed.\n";
 
@@ -86,6 +90,11 @@ static bool apply(const char *flag, char *value, struct options *o) {
     if (strcmp(flag, "--mix") == 0) return o->spec.mix = value, true;
     if (strcmp(flag, "--tokenizer") == 0) return o->spec.tokenizer = value, true;
     if (strcmp(flag, "--type") == 0) return parse_override(value, o);
+    if (strcmp(flag, "--exl3") == 0) {
+        if (!parse_whole(value, 8, &number) || number == 0) return false;
+        o->exl3 = (uint32_t)number;
+        return true;
+    }
     if (strcmp(flag, "--ctx") == 0) return parse_whole(value, UINT32_MAX, &o->spec.context);
     if (strcmp(flag, "--seed") == 0) return parse_whole(value, UINT64_MAX, &o->spec.seed);
     if (strcmp(flag, "--rope-base") == 0) return parse_real(value, &o->spec.rope_base);
@@ -134,7 +143,9 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!parse(argc, argv, &o)) return USAGE;
-    if (synth_write(o.out, &o.spec, &(struct synth_progress){report, &last}, &why) == ERR_NONE) return 0;
+    const struct synth_progress progress = {report, &last};
+    const struct synth_dir dir = {.spec = &o.spec, .bits = o.exl3, .tokenizer = o.spec.tokenizer};
+    if ((o.exl3 ? synth_dir_write(o.out, &dir, &progress, &why) : synth_write(o.out, &o.spec, &progress, &why)) == ERR_NONE) return 0;
     fprintf(stderr, "synth: %s\n", why.text);
     return 1;
 }

@@ -196,24 +196,30 @@ static float branch_deviation(const struct synth_spec *s) { return 0.5f * stream
 
 /* A normed input has deviation 1, so weights of deviation 1/sqrt(columns) keep it. silu(g) * u of two such has about 0.6, and
  * the weighted sum of the chosen experts divides by the root of their number. */
+struct synth_deviations synth_deviations_of(const struct synth_spec *s) {
+    const float branch = branch_deviation(s), width = sqrtf((float)s->heads * (float)s->head_dim);
+    return (struct synth_deviations){stream_deviation(s), 1 / sqrtf((float)s->embd), branch / width,
+                                     branch / 0.6f * sqrtf((float)s->experts_used / (float)s->ff), 2 / sqrtf((float)s->embd)};
+}
+
 static enum err add_layer(struct plan *p, const struct mix *mix, int32_t layer) {
     const struct synth_spec *s = p->spec;
     const uint64_t e = s->embd, f = s->ff, x = s->experts, q = (uint64_t)s->heads * s->head_dim,
                    k = (uint64_t)s->kv_heads * s->head_dim;
-    const float in = 1 / sqrtf((float)e), norm = 0.1f, branch = branch_deviation(s);
-    const float down = branch / 0.6f * sqrtf((float)s->experts_used / (float)f);
+    const struct synth_deviations d = synth_deviations_of(s);
+    const float in = d.in, norm = 0.1f;
     TRY(add(p, mix, layer, "attn_norm", NORM, norm, e, 0, 0));
     TRY(add(p, mix, layer, "attn_q", ATTENTION, in, e, q, 0));
     TRY(add(p, mix, layer, "attn_k", ATTENTION, in, e, k, 0));
     TRY(add(p, mix, layer, "attn_v", ATTENTION_V, in, e, k, 0));
-    TRY(add(p, mix, layer, "attn_output", ATTENTION, branch / sqrtf((float)q), q, e, 0));
+    TRY(add(p, mix, layer, "attn_output", ATTENTION, d.attention_output, q, e, 0));
     TRY(add(p, mix, layer, "attn_q_norm", NORM, norm, s->head_dim, 0, 0));
     TRY(add(p, mix, layer, "attn_k_norm", NORM, norm, s->head_dim, 0, 0));
     TRY(add(p, mix, layer, "ffn_norm", NORM, norm, e, 0, 0));
     TRY(add(p, mix, layer, "ffn_gate_inp", ROUTER, in, e, x, 0));
     TRY(add(p, mix, layer, "ffn_gate_exps", GATE_UP, in, e, f, x));
     TRY(add(p, mix, layer, "ffn_up_exps", GATE_UP, in, e, f, x));
-    return add(p, mix, layer, "ffn_down_exps", DOWN, down, f, e, x);
+    return add(p, mix, layer, "ffn_down_exps", DOWN, d.down, f, e, x);
 }
 
 enum { PARTS_A_LAYER = 12, PARTS_OUTSIDE = 3 };
@@ -222,11 +228,11 @@ static enum err list_parts(struct plan *p, const struct mix *mix) {
     const struct synth_spec *s = p->spec;
     p->parts = calloc_checked((uint64_t)s->layers * PARTS_A_LAYER + PARTS_OUTSIDE, sizeof *p->parts);
     if (!p->parts) return fail(p->why, ERR_NO_MEMORY, "no memory for the tensor list");
-    TRY(add(p, mix, -1, "token_embd", EMBEDDING, stream_deviation(s), s->embd, p->vocab, 0));
+    TRY(add(p, mix, -1, "token_embd", EMBEDDING, synth_deviations_of(s).stream, s->embd, p->vocab, 0));
     for (uint32_t l = 0; l < s->layers; l++) TRY(add_layer(p, mix, (int32_t)l));
     TRY(add(p, mix, -1, "output_norm", NORM, 0.1f, s->embd, 0, 0));
     if (s->tied) return ERR_NONE;
-    return add(p, mix, -1, "output", HEAD, 2 / sqrtf((float)s->embd), s->embd, p->vocab, 0);
+    return add(p, mix, -1, "output", HEAD, synth_deviations_of(s).head, s->embd, p->vocab, 0);
 }
 
 /* ---- metadata

@@ -33,6 +33,12 @@ bool synth_preset(struct span name, struct synth_spec *out); /* see synth_preset
 const char *synth_preset_names(void);                        /* "tiny, ..." */
 const char *synth_mix_names(void);
 
+/* What weights are drawn with. */
+struct synth_deviations {
+    float stream, in, attention_output, down, head; /* embedding; matrices of a normed input; branches' ends; the head */
+};
+struct synth_deviations synth_deviations_of(const struct synth_spec *s);
+
 struct synth_progress {
     void (*report)(void *ctx, uint64_t done_bytes, uint64_t all_bytes);
     void *ctx;
