@@ -57,7 +57,7 @@ static struct imatrix collect_with(const struct setup *s, struct model_shape *sh
     const struct engine_options o = {.model_path = model_path, .threads = s->threads, .ubatch = UBATCH, .max_slots = s->slots,
                                      .fill_first = s->slots == 0, .kv_f32 = true, .on_input = collect_input, .on_input_ctx = &c};
     check(engine_open(&o, &e, &why), &why);
-    check(collect_open(engine_model(e), s->head, &none, &c, &why), &why);
+    check(collect_open(engine_model(e), s->head, 16, &none, &c, &why), &why);
     check(session_open(e, TOKENS, &session, &why), &why);
     for (int32_t i = 0; i < s->n; i++) tokens[i] = token_at(s->first + i);
     struct eval eval = {.tokens = tokens, .n = (uint64_t)s->n};
@@ -300,6 +300,10 @@ static void the_command(void **state) {
     imatrix_close(&c);
     imatrix_close(&d);
     imatrix_close(&copy);
+    expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 2 --in-file $D/b.dat -o $D/b.dat --output-format gguf 2>&1", "32 tokens");
+    b = must_read(folder, "b.dat");
+    assert_true(b.chunks == 4 && entry(&b, "attn_q", 0)->rows[0] == 64 && entry(&b, "ffn_up_exps", 1)->rows_known);
+    imatrix_close(&b);
     expect(2, "$P imatrix -m $M 2>&1", "needs a text");
     expect(2, "$P imatrix -f $D/t 2>&1", "needs a model");
     expect(1, "$P imatrix -m $M -f $D/t -c 4096 -o $D/e.gguf 2>&1", "nothing is left to read");

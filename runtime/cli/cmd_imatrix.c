@@ -141,7 +141,7 @@ static enum err collect(struct collecting *p, struct engine **e, struct imatrix 
     c->on_input = collect_input;
     c->on_input_ctx = &p->collector;
     TRY(cli_open_engine(c, false, e, why));
-    TRY(collect_open(engine_model(*e), c->options->process_output, earlier, &p->collector, why));
+    TRY(collect_open(engine_model(*e), c->options->process_output, (uint32_t)c->options->ctx_size, earlier, &p->collector, why));
     TRY(read_text(p, *e, why));
     TRY(write_file(c->options, &p->collector.sums, c->options->out_path, why));
     return print_summary(p, why);
@@ -151,7 +151,9 @@ static enum err collect(struct collecting *p, struct engine **e, struct imatrix 
 static enum err only_files(const struct options *o, const struct imatrix *m, struct reason *why) {
     struct text out = {0};
     if (options_given(o, &o->out_path)) TRY(write_file(o, m, o->out_path, why));
-    text_addf(&out, "%zu weights, %" PRIu32 " chunks of %" PRIu32 " tokens\n", m->n, m->chunks, m->chunk_tokens);
+    text_addf(&out, "%zu weights, %" PRIu32 " chunks", m->n, m->chunks);
+    if (m->chunk_tokens) text_addf(&out, " of %" PRIu32 " tokens", m->chunk_tokens);
+    text_addf(&out, "\n");
     for (size_t i = 0; i < m->n_datasets; i++) text_addf(&out, "text: %s\n", m->datasets[i]);
     collect_coverage(m, &out);
     if (o->show_statistics) collect_statistics(m, &out);

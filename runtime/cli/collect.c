@@ -17,6 +17,7 @@ static enum err add_weight(struct collector *c, const struct model_tensor *t, ui
     if (name.failed) return fail(why, ERR_NO_MEMORY, "no memory for the names of weights");
     const enum err code = imatrix_add(&c->sums, name.ptr, t->ne[0], t->ne[2], to, why);
     text_free(&name);
+    if (!code && !(*to)->rows_known) imatrix_scale(*to, c->chunk_tokens * (t->ne[2] > 1 ? c->experts_share : 1));
     return code;
 }
 
@@ -36,6 +37,7 @@ static enum err open_entries(struct collector *c, const struct model *m, bool he
     uint64_t widest = s->n_embd > attended ? s->n_embd : attended;
     if (s->n_ff > widest) widest = s->n_ff;
     c->n_layers = s->n_layers;
+    c->experts_share = (double)s->n_experts_used / s->n_experts;
     c->weights = calloc_checked(((uint64_t)s->n_layers + 1) * INPUT_COUNT, sizeof *c->weights);
     c->columns = calloc_checked(widest, sizeof *c->columns);
     if (!c->weights || !c->columns) return fail(why, ERR_NO_MEMORY, "no memory to collect importance");
@@ -43,8 +45,9 @@ static enum err open_entries(struct collector *c, const struct model *m, bool he
     return head ? add_weight(c, m->output, s->n_layers, INPUT_HEAD, why) : ERR_NONE;
 }
 
-enum err collect_open(const struct model *m, bool head, struct imatrix *sums, struct collector *out, struct reason *why) {
-    *out = (struct collector){.sums = *sums};
+enum err collect_open(const struct model *m, bool head, uint32_t chunk_tokens, struct imatrix *sums, struct collector *out,
+                      struct reason *why) {
+    *out = (struct collector){.sums = *sums, .chunk_tokens = chunk_tokens};
     *sums = (struct imatrix){0};
     const enum err code = open_entries(out, m, head, why);
     if (code) collect_close(out);

@@ -13,12 +13,14 @@ struct collector {
     struct imatrix_entry *(*weights)[COLLECT_SHARERS];
     double *columns;       /* [widest] a call's sums */
     uint32_t n_layers;
+    double chunk_tokens, experts_share; /* tokens, and of each the part that an expert sees, on average */
     const char *bad;       /* a weight whose input was not finite: its sums are spoilt */
 };
 
 /* Entries of zeros for every matrix of the model, the head's only on request; those of `sums` (taken over, also on failure) go on
- * from where they are, and have to fit the model. */
-enum err collect_open(const struct model *m, bool head, struct imatrix *sums, struct collector *out, struct reason *why) MUST_USE;
+ * from where they are, and have to fit the model. Chunks that a .dat file counted are taken to be of `chunk_tokens`. */
+enum err collect_open(const struct model *m, bool head, uint32_t chunk_tokens, struct imatrix *sums, struct collector *out,
+                      struct reason *why) MUST_USE;
 void collect_close(struct collector *c); /* closed and zeroed ones too */
 /* For engine_options.on_input; ctx: the collector. One caller at a time. Before collect_open() nothing happens. */
 void collect_input(void *ctx, enum engine_input which, uint32_t layer, int32_t expert, const struct engine_rows *rows);

@@ -121,19 +121,36 @@ enum err imatrix_add_dataset(struct imatrix *m, const char *name, struct reason 
     return ERR_NONE;
 }
 
-static enum err merge_entry(struct imatrix *into, const struct imatrix_entry *from, struct reason *why) {
+void imatrix_scale(struct imatrix_entry *e, double rows_each) {
+    for (uint64_t i = 0; i < e->columns * e->matrices; i++) e->sums[i] = (float)((double)e->sums[i] * rows_each);
+    for (uint64_t i = 0; i < e->matrices; i++) e->rows[i] *= rows_each;
+    e->rows_known = true;
+}
+
+/* Rows of a matrix in a chunk, on average; 0: not known. */
+static double rows_a_chunk(const struct imatrix *m, const struct imatrix_entry *e) {
+    double rows = 0;
+    for (uint64_t i = 0; e->rows_known && i < e->matrices; i++) rows += e->rows[i];
+    return m->chunks ? rows / (double)e->matrices / m->chunks : 0;
+}
+
+/* Where only one side knows its rows, the other's chunks are taken to have had as many. */
+static enum err merge_entry(struct imatrix *into, const struct imatrix *m, const struct imatrix_entry *from, struct reason *why) {
     const struct imatrix_entry *there = imatrix_find(into, span_of(from->name));
     const bool as_there = there && is_flat(from) && fits(from, there->columns, there->matrices);
+    const double here_a_chunk = there ? rows_a_chunk(into, there) : 0, from_a_chunk = rows_a_chunk(m, from);
     struct imatrix_entry *e;
     TRY(imatrix_add(into, from->name, as_there ? there->columns : from->columns, as_there ? there->matrices : from->matrices, &e, why));
-    for (uint64_t i = 0; i < e->columns * e->matrices; i++) e->sums[i] += from->sums[i];
-    for (uint64_t i = 0; i < e->matrices; i++) e->rows[i] += from->rows[from->matrices == e->matrices ? i : 0];
-    e->rows_known &= from->rows_known;
+    if (!there) e->rows_known = from->rows_known;
+    if (!e->rows_known && from_a_chunk > 0) imatrix_scale(e, from_a_chunk);
+    const double factor = from->rows_known || here_a_chunk <= 0 ? 1 : here_a_chunk;
+    for (uint64_t i = 0; i < e->columns * e->matrices; i++) e->sums[i] += (float)(factor * (double)from->sums[i]);
+    for (uint64_t i = 0; i < e->matrices; i++) e->rows[i] += factor * from->rows[from->matrices == e->matrices ? i : 0];
     return ERR_NONE;
 }
 
 enum err imatrix_merge(struct imatrix *into, const struct imatrix *from, struct reason *why) {
-    for (size_t i = 0; i < from->n; i++) TRY(merge_entry(into, from->entries[i], why));
+    for (size_t i = 0; i < from->n; i++) TRY(merge_entry(into, from, from->entries[i], why));
     for (size_t i = 0; i < from->n_datasets; i++) TRY(imatrix_add_dataset(into, from->datasets[i], why));
     into->chunks += from->chunks < UINT32_MAX - into->chunks ? from->chunks : UINT32_MAX - into->chunks;
     if (!into->chunk_tokens) into->chunk_tokens = from->chunk_tokens;

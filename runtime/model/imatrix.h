@@ -38,7 +38,9 @@ enum err imatrix_write_dat(const struct imatrix *m, const char *path, struct rea
 enum err imatrix_add(struct imatrix *m, const char *name, uint64_t columns, uint64_t matrices, struct imatrix_entry **out,
                      struct reason *why) MUST_USE;
 enum err imatrix_add_dataset(struct imatrix *m, const char *name, struct reason *why) MUST_USE;
-/* into += from: sums, rows, chunks, texts. */
+/* An entry of a .dat file: as if each time its mean was added up there had been so many rows. */
+void imatrix_scale(struct imatrix_entry *e, double rows_each);
+/* into += from: sums, rows, chunks, texts. Where only one of two knows its rows, a chunk of the other counts as much. */
 enum err imatrix_merge(struct imatrix *into, const struct imatrix *from, struct reason *why) MUST_USE;
 
 const struct imatrix_entry *imatrix_find(const struct imatrix *m, struct span name); /* NULL: none */
