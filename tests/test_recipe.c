@@ -197,6 +197,7 @@ static void test_mixes(void **state) {
         {"IQ4_NL", 0, 0, {{TYPE_IQ4_NL, 289}, {TYPE_Q5_K, 48}, {TYPE_Q6_K, 1}}},
         {"IQ4_XS", 0, 0, {{TYPE_IQ4_XS, 289}, {TYPE_Q5_K, 48}, {TYPE_Q6_K, 1}}},
         {"MXFP4_MOE", 0, 0, {{TYPE_MXFP4, 144}, {TYPE_Q8_0, 194}}},
+        {"IQ2_KS", 0, 0, {{TYPE_IQ2_KS, 139}, {TYPE_IQ4_K, 48}, {TYPE_Q4_K, 96}, {TYPE_Q5_K, 49}, {TYPE_Q2_K, 6}}},
         {"IQ2_K", 0, 0, {{TYPE_IQ2_K, 193}, {TYPE_Q8_0, 96}, {TYPE_Q5_K, 49}}},
         {"IQ3_K", 0, 0, {{TYPE_IQ3_K, 193}, {TYPE_Q8_0, 96}, {TYPE_Q5_K, 49}}},
         {"IQ4_K", 0, 0, {{TYPE_IQ4_K, 193}, {TYPE_Q8_0, 96}, {TYPE_Q5_K, 48}, {TYPE_Q6_K, 1}}},
