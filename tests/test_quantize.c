@@ -19,12 +19,13 @@
 #include "engine/engine.h"
 #include "engine/quantize.h"
 #include "tests/support/gguf_raw.h"
+#include "tests/support/hf_raw.h"
+#include "tests/support/synth_dir.h"
 #include "tests/support/tiny_model.h"
 
 #define PROGRAM BUILD_DIR "/coldstream"
 
-/* ---- files ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- files --------------------------------------------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/test_quantize_XXXXXX";
 static char source[64]; /* F32, one layer; every row is whole blocks of every type */
@@ -91,8 +92,7 @@ static int drop_source(void **state) {
     return rmdir(folder); /* fails when a test left something */
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- running ------------------------------------------------------------------------------------------------------------- */
 
 static struct quantize_options options_of(const char *out, const char *type) {
     return (struct quantize_options){.in = source, .out = out, .recipe = {.name = type}, .threads = 2};
@@ -148,11 +148,15 @@ static struct model *open_model(const char *path) {
 
 static size_t weights_of(const struct model_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2]; }
 
+/* Matrix after matrix, wherever they lie. */
 static uint8_t *bytes_of(const struct model *m, const struct model_tensor *t) {
     struct reason why;
     uint8_t *bytes = malloc(t->bytes);
     assert_non_null(bytes);
-    if (model_read(m, t->file, bytes, t->bytes, t->offset, &why) != ERR_NONE) fail_test("%s", why.text);
+    for (uint64_t i = 0, n = t->row_bytes * t->ne[1]; i < t->ne[2]; i++) {
+        const struct model_slice at = model_slice_of(t, i);
+        if (model_read(m, at.file, bytes + i * n, n, at.offset, &why) != ERR_NONE) fail_test("%s", why.text);
+    }
     return bytes;
 }
 
@@ -184,8 +188,7 @@ static bool is_kept(const struct model_tensor *t) {
     return t->ne[1] == 1 || memmem(t->name.ptr, t->name.len, "ffn_gate_inp", 12) != NULL;
 }
 
-/* ---- every type
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- every type ---------------------------------------------------------------------------------------------------------- */
 
 struct sums {
     double error, energy;
@@ -327,8 +330,7 @@ static void test_threads_and_repetition(void **state) {
     unlink(many);
 }
 
-/* ---- logits
- * ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- logits -------------------------------------------------------------------------------------------------------------- */
 
 enum { N_TOKENS = 6, MOST_VOCAB = 512 };
 
@@ -382,8 +384,7 @@ static void test_logits(void **state) {
     unlink(out);
 }
 
-/* ---- splits
- * ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- splits -------------------------------------------------------------------------------------------------------------- */
 
 static void expect_same_model(const char *one, const char *other) {
     struct model *a = open_model(one), *b = open_model(other);
@@ -463,8 +464,7 @@ static void test_split_of_one(void **state) {
     drop_files();
 }
 
-/* ---- importance
- * ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- importance ---------------------------------------------------------------------------------------------------------- */
 
 /* Importances that say: only every eighth column matters much. */
 static void fill_imatrix(struct imatrix *m, const struct model *model) {
@@ -552,8 +552,7 @@ static void test_lacking_importance(void **state) {
     quantize_close(&q);
 }
 
-/* ---- other inputs
- * ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- other inputs -------------------------------------------------------------------------------------------------------- */
 
 static struct raw_gguf raw;
 
@@ -644,9 +643,109 @@ static void test_requantize(void **state) {
     unlink(four);
 }
 
-/* ---- refusals
- * ------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- directories --------------------------------------------------------------------------------------------------------- */
+
+/* Tensor by tensor, whatever the order of either. */
+static void expect_same_weights(const char *directory, const char *file) {
+    struct model *a = open_model(directory), *b = open_model(file);
+    assert_int_equal(a->n_tensors, b->n_tensors);
+    for (size_t i = 0; i < a->n_tensors; i++) {
+        const struct model_tensor *t = &a->tensors[i], *u = model_find_tensor(b, t->name);
+        assert_non_null(u);
+        assert_int_equal(u->type, is_kept(t) ? TYPE_F32 : t->type);
+        assert_memory_equal(t->ne, u->ne, sizeof t->ne);
+        float *x = values_of(a, t), *y = values_of(b, u);
+        assert_memory_equal(x, y, weights_of(t) * sizeof *x);
+        free(x);
+        free(y);
+    }
+    expect_same_keys(a, b);
+    assert_true(b->n_files == 1 && model_find_meta(b, "general.quantization_version"));
+    model_close(&a);
+    model_close(&b);
+}
+
+static void test_directory(void **state) {
+    (void)state;
+    const char *in = path_of("checkpoint"), *out = path_of("out.gguf");
+    struct synth_spec spec = tiny_model_spec();
+    spec.vocab = 300;
+    const struct synth_dir dir = {.spec = &spec, .layers_a_shard = 1};
+    struct reason why = {{0}};
+    if (synth_dir_write(in, &dir, NULL, &why) != ERR_NONE) fail_test("%s", why.text);
+    static const char *const types[] = {"COPY", "BF16"};
+    for (size_t i = 0; i < 2; i++) {
+        const struct quantize_options o = {.in = in, .out = out, .recipe = {.name = types[i]}, .threads = 2};
+        run(&o);
+        expect_same_weights(in, out);
+    }
+    float want[MOST_VOCAB], got[MOST_VOCAB];
+    size_t n;
+    last_logits(in, want, &n);
+    last_logits(out, got, &n);
+    assert_true(distance(want, got, n) < 1e-6);
+    struct quantize_options o = {.in = in, .out = out, .recipe = {.name = "F16"}, .keep_split = true};
+    struct quantize *q = run_job(&o);
+    assert_true(quantize_parts(q) >= 2);
+    struct model *m = open_model(quantize_part_path(q, 0));
+    assert_int_equal(m->n_files, quantize_parts(q));
+    model_close(&m);
+    quantize_close(&q);
+    synth_dir_remove(in);
+}
+
+static void expect_same_vocabulary(const struct model_vocab *a, const struct model_vocab *b) {
+    assert_true(a->n_tokens == b->n_tokens && a->n_merges == b->n_merges && a->n_tokens > 0 && a->n_merges > 0);
+    for (size_t i = 0; i < a->n_tokens; i++) assert_true(span_equal(a->tokens[i], b->tokens[i]) && a->types[i] == b->types[i]);
+    for (size_t i = 0; i < a->n_merges; i++) assert_true(span_equal(a->merges[i], b->merges[i]));
+    assert_true(a->bos == b->bos && a->eos == b->eos && a->eot == b->eot && a->pad == b->pad && a->add_bos == b->add_bos);
+    assert_true(span_equal(a->model, b->model) && span_equal(a->pre, b->pre));
+}
+
+static void write_directory(struct raw_hf *hf) {
+    snprintf(hf->folder, sizeof hf->folder, "%s/hf", folder);
+    assert_int_equal(mkdir(hf->folder, 0700), 0);
+    raw_hf_write(hf);
+}
+
+static void remove_directory(struct raw_hf *hf) {
+    raw_hf_clear(hf);
+    assert_int_equal(rmdir(hf->folder), 0);
+    raw_hf_free(hf);
+}
+
+static void test_directory_with_a_tokenizer(void **state) {
+    (void)state;
+    static struct raw_hf hf;
+    const char *out = path_of("out.gguf");
+    raw_hf_dense(&hf);
+    raw_hf_tokenizer(&hf);
+    write_directory(&hf);
+    const struct quantize_options o = {.in = hf.folder, .out = out, .recipe = {.name = "COPY"}};
+    run(&o);
+    struct model *a = open_model(hf.folder), *b = open_model(out);
+    expect_same_keys(a, b);
+    expect_same_vocabulary(&a->vocab, &b->vocab);
+    model_close(&a);
+    model_close(&b);
+    remove_directory(&hf);
+}
+
+static void test_exl3(void **state) {
+    (void)state;
+    static struct raw_hf hf;
+    raw_hf_exl3(&hf);
+    write_directory(&hf);
+    struct quantize_options o = {
+        .in = hf.folder, .out = path_of("out.gguf"), .recipe = {.name = "Q8_0"}, .allow_requantize = true};
+    refuse(&o, ERR_UNSUPPORTED, "EXL3_");
+    o.recipe.name = "COPY";
+    refuse(&o, ERR_UNSUPPORTED, "original weights");
+    remove_directory(&hf);
+    expect_no_files();
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------------------ */
 
 static void test_refused_outputs(void **state) {
     (void)state;
@@ -750,8 +849,7 @@ static void test_no_room(void **state) {
     if (!possible) skip();
 }
 
-/* ---- failures on the way
- * -------------------------------------------------------------------------------------------------------------------- */
+/* ---- failures on the way ------------------------------------------------------------------------------------------------- */
 
 struct stop {
     size_t calls, after;
@@ -865,9 +963,7 @@ static void test_disk_full(void **state) {
     expect_no_files();
 }
 
-/* ---- the command
- * -------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the command --------------------------------------------------------------------------------------------------------- */
 
 /* Runs `coldstream quantize <words>` and gives its exit status; both streams into `out`. */
 static int command(const char *words, struct text *out) {
@@ -969,6 +1065,9 @@ int main(void) {
         cmocka_unit_test_teardown(test_small_rows, drop_left),
         cmocka_unit_test_teardown(test_not_finite, drop_left),
         cmocka_unit_test_teardown(test_requantize, drop_left),
+        cmocka_unit_test_teardown(test_directory, drop_left),
+        cmocka_unit_test_teardown(test_directory_with_a_tokenizer, drop_left),
+        cmocka_unit_test_teardown(test_exl3, drop_left),
         cmocka_unit_test_teardown(test_refused_outputs, drop_left),
         cmocka_unit_test_teardown(test_refused_types, drop_left),
         cmocka_unit_test_teardown(test_too_many_parts, drop_left),

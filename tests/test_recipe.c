@@ -9,7 +9,7 @@
 
 #include "model/recipe.h"
 
-/* ---- the tensors of a model, in memory ---------------------------------------------------------------------------------- */
+/* ---- the tensors of a model, in memory ----------------------------------------------------------------------------------- */
 
 struct listed {
     struct model_shape shape;
@@ -99,8 +99,7 @@ static void expect(const struct listed *m, const struct recipe_options *o, const
         fail_test("%s: %s is %s, not %s", o->name, name, tensor_type_info(c.type)->name, tensor_type_info(type)->name);
 }
 
-/* ---- published builds ------------------------------------------------------------------------------------------------------
- */
+/* ---- published builds ---------------------------------------------------------------------------------------------------- */
 
 struct counted {
     size_t tensors[TYPE_COUNT];
@@ -266,8 +265,7 @@ static void test_layers(void **state) {
     drop(&m);
 }
 
-/* ---- what stands in front of a mix
- * ------------------------------------------------------------------------------------------- */
+/* ---- what stands in front of a mix --------------------------------------------------------------------------------------- */
 
 static void test_overrides(void **state) {
     (void)state;
@@ -322,8 +320,8 @@ static void test_copy(void **state) {
     const struct recipe_options o = {.name = "copy", .overrides = overrides, .n_overrides = 1};
     expect(&m, &o, "blk.7.attn_k.weight", TYPE_Q8_0);
     expect(&m, &o, "blk.7.attn_q.weight", TYPE_BF16);
-    expect(&m, &o, "blk.7.attn_norm.weight", TYPE_BF16);
-    expect(&m, &(struct recipe_options){.name = "Q8_0"}, "blk.7.attn_norm.weight", TYPE_F32); /* what runtimes need */
+    expect(&m, &o, "blk.7.attn_norm.weight", TYPE_F32); /* what runtimes need */
+    expect(&m, &(struct recipe_options){.name = "Q8_0"}, "blk.7.attn_norm.weight", TYPE_F32);
     expect(&m, &(struct recipe_options){.name = "Q8_0"}, "blk.7.ffn_gate_inp.weight", TYPE_F32);
     struct recipe *r = open_recipe(&m, &o);
     assert_true(recipe_copies(r));
@@ -331,8 +329,7 @@ static void test_copy(void **state) {
     drop(&m);
 }
 
-/* ---- where a rule cannot hold
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- where a rule cannot hold -------------------------------------------------------------------------------------------- */
 
 static void test_tied(void **state) {
     (void)state;
@@ -407,8 +404,7 @@ static void test_extra_tensors(void **state) {
     drop(&m);
 }
 
-/* ---- names and refusals
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- names and refusals -------------------------------------------------------------------------------------------------- */
 
 static void test_names(void **state) {
     (void)state;

@@ -24,7 +24,7 @@ struct quantizing {
     uint64_t begin_ns, shown_ns;
 };
 
-/* ---- arguments ------------------------------------------------------------------------------------------------------- */
+/* ---- arguments ----------------------------------------------------------------------------------------------------------- */
 
 /* As llama-quantize names it: ggml-model-TYPE.gguf beside the input, or in it when it is a folder. */
 static enum err name_output(struct quantizing *z, struct reason *why) {
@@ -104,7 +104,7 @@ static enum err read_arguments(struct quantizing *z, struct reason *why) {
     return ERR_NONE;
 }
 
-/* ---- progress ---------------------------------------------------------------------------------------------------------- */
+/* ---- progress ------------------------------------------------------------------------------------------------------------ */
 
 static bool on_progress(void *ctx, const struct quantize_progress *p) {
     struct quantizing *z = ctx;
@@ -118,8 +118,7 @@ static bool on_progress(void *ctx, const struct quantize_progress *p) {
     return cli_cancelled();
 }
 
-/* ---- what is printed ------------------------------------------------------------------------------------------------------
- */
+/* ---- what is printed ----------------------------------------------------------------------------------------------------- */
 
 static double bits(uint64_t bytes, uint64_t weights) { return weights ? 8 * (double)bytes / (double)weights : 0; }
 
@@ -202,8 +201,7 @@ static enum err print_result(const struct quantizing *z, struct reason *why) {
     return print(&out, why);
 }
 
-/* ---- warnings -------------------------------------------------------------------------------------------------------------
- */
+/* ---- warnings ------------------------------------------------------------------------------------------------------------ */
 
 static enum err check_overrides(const struct quantizing *z, struct reason *why) {
     for (size_t i = 0; i < z->n_overrides; i++) {
@@ -235,8 +233,7 @@ static void warn_tensors(const struct quantizing *z) {
                  unimportant, z->cli->options->imatrix ? " in the imatrix" : "");
 }
 
-/* ---- command ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- command ------------------------------------------------------------------------------------------------------------- */
 
 static enum err open_job(struct quantizing *z, struct reason *why) {
     const struct options *o = z->cli->options;

@@ -15,7 +15,7 @@
 
 enum { MAX_PARTS = 512, NAME_CHARS = 63, ALIGNMENT = 32 };
 
-/* ---- types ---------------------------------------------------------------------------------------------------------- */
+/* ---- types --------------------------------------------------------------------------------------------------------------- */
 
 static bool is_float(enum tensor_type type) { return type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16; }
 
@@ -75,7 +75,7 @@ static enum err choose_all(struct quantize *q, struct reason *why) {
     return ERR_NONE;
 }
 
-/* ---- files ----------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------------------------- */
 
 /* Tensors into parts: by the file they come from, or so that the data of none exceeds the limit unless one tensor alone does.
  */
@@ -171,7 +171,7 @@ static enum err plan_files(struct quantize *q, struct reason *why) {
     return check_room(q, why);
 }
 
-/* ---- open and close ---------------------------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------------------------------------ */
 
 static enum err open_all(struct quantize *q, struct reason *why) {
     q->options.recipe.has_importance = q->options.imatrix != NULL;
@@ -209,7 +209,7 @@ void quantize_close(struct quantize **quantize) {
     free(q);
 }
 
-/* ---- what was decided --------------------------------------------------------------------------------------------------- */
+/* ---- what was decided ---------------------------------------------------------------------------------------------------- */
 
 const struct model *quantize_model(const struct quantize *q) { return q->model; }
 uint64_t quantize_bytes(const struct quantize *q) { return q->bytes; }

@@ -46,7 +46,7 @@ struct run {
     struct pool_counter next;
 };
 
-/* ---- metadata --------------------------------------------------------------------------------------------------------- */
+/* ---- metadata ------------------------------------------------------------------------------------------------------------ */
 
 /* What the new file says for itself, and what speaks of the old one's layout. */
 static bool is_dropped(const struct quantize *q, struct span key) {
@@ -94,7 +94,7 @@ static enum err begin_part(struct run *r, uint32_t part, struct reason *why) {
     return gguf_write_begin(w, why);
 }
 
-/* ---- pieces ------------------------------------------------------------------------------------------------------------ */
+/* ---- pieces -------------------------------------------------------------------------------------------------------------- */
 
 /* In eight sums, which a compiler may keep in vector registers. */
 static double squares(const float *x, const float *importance, size_t n) {

@@ -12,7 +12,7 @@
 
 #include "model/container.h"
 
-/* ---- roles -------------------------------------------------------------------------------------------------------- */
+/* ---- roles --------------------------------------------------------------------------------------------------------------- */
 
 enum role {
     EMBEDDING = 1 << 0,
@@ -61,7 +61,7 @@ static int64_t layer_of(struct span name) {
     return at > 4 && at < name.len && name.ptr[at] == '.' ? n : NO_LAYER;
 }
 
-/* ---- rules -------------------------------------------------------------------------------------------------------- */
+/* ---- rules --------------------------------------------------------------------------------------------------------------- */
 
 enum where { ANYWHERE, FIRST_LAYER, FIRST_TWO, FIRST_FOUR, FIRST_SIXTEENTH, FIRST_EIGHTH, MIDDLE, MORE_BITS };
 enum when { ALWAYS, WITH_IMPORTANCE, WITHOUT_IMPORTANCE, WIDE_GROUPS /* four or more query heads a key/value head */ };
@@ -186,7 +186,7 @@ enum { N_MIXES = sizeof mixes / sizeof *mixes };
 
 static const struct { const char *alias, *name; } aliases[] = {{"Q3_K", "Q3_K_M"}, {"Q4_K", "Q4_K_M"}, {"Q5_K", "Q5_K_M"}};
 
-/* ---- finding a mix ------------------------------------------------------------------------------------------------ */
+/* ---- finding a mix ------------------------------------------------------------------------------------------------------- */
 
 static const struct mix *find_by_number(const char *text) {
     char *end;
@@ -211,7 +211,7 @@ void recipe_list(struct text *out) {
     for (size_t i = 0; i < N_MIXES; i++) text_addf(out, "%s%s", i ? ", " : "", mixes[i].name);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------------- */
 
 struct override {
     regex_t pattern;
@@ -314,7 +314,7 @@ uint32_t recipe_file_type(const struct recipe *r) {
     return r->mix->file_type;
 }
 
-/* ---- choosing ------------------------------------------------------------------------------------------------------ */
+/* ---- choosing ------------------------------------------------------------------------------------------------------------ */
 
 static bool is_vector(const struct model_tensor *t) { return t->ne[1] == 1 && t->ne[2] == 1 && t->ne[3] == 1; }
 
@@ -410,7 +410,7 @@ static struct recipe_choice want(const struct recipe *r, const struct model_tens
 }
 
 struct recipe_choice recipe_choose(const struct recipe *r, const struct model_tensor *t) {
-    if (!is_quantized(t)) return kept(recipe_copies(r) ? t->type : keep(t));
+    if (!is_quantized(t)) return kept(keep(t));
     const enum role role = role_of(t->name, r->tied);
     struct recipe_choice c = want(r, t, role);
     const bool chosen_here = c.reason == RECIPE_BASE || c.reason == RECIPE_RULE;
