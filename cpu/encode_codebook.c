@@ -1,8 +1,8 @@
 /* Encoders of the codebook types: IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S.
  *
  * A block is searched in three steps, each exact but for the last:
- *   1. Of each unit of 8 weights: the best entry for every scale at once (encode_lines.h), kept as pieces [start, next start) of
- *      the scale with that entry's line. One wrong sign, where a format's sign codes have even parity only, is part of the lines.
+ *   1. Of each unit of 8 weights: the best entry for every scale at once (encode_lines.h), kept as pieces of the scale, each with
+ *      that entry's line. One wrong sign, where a format's sign codes have even parity only, is part of the lines.
  *   2. Of each group that shares a 4-bit scale: the sum of its units' pieces, so that the error under any scale is a lookup.
  *   3. Of the block: its factor d, by trying many with each group's best code, then by least squares on the best of them.
  * Magnitudes are divided by the block's largest, so that nothing here overflows or vanishes. */
@@ -18,13 +18,13 @@ enum {
     UNIT = 8,
     UNITS = BLOCK / UNIT,
     MOST_GROUPS = 16,
-    CODES = 16,        /* of a group's scale */
-    QUAD_PIECES = 48,  /* more are cut off, at scales larger than any useful one */
+    CODES = 16,       /* of a group's scale */
+    QUAD_PIECES = 48, /* more are cut off, at scales larger than any useful one */
     UNIT_PIECES = 96,
     GROUP_PIECES = 4 * UNIT_PIECES,
-    TRIALS = 24,       /* of d: */
-    FINE_TRIALS = 12,  /* those in small steps */
-    REFINED = 3,       /* best trials that least squares go on from */
+    TRIALS = 24,      /* of d: */
+    FINE_TRIALS = 12, /* those in small steps */
+    REFINED = 3,      /* best trials that least squares go on from */
     ROUNDS = 4,
 };
 
@@ -33,11 +33,11 @@ struct kind {
     const uint64_t *wide;   /* [entries] of 8 lanes, or */
     const uint32_t *narrow; /* of 4 */
     uint32_t entries;
-    uint32_t group;         /* weights that share a scale */
-    bool even_signs;        /* each 8 weights have an even number of minus signs */
-    float step;             /* a group's scale is d * (2 code + 1) * step */
-    float typical;          /* root mean square of the magnitudes at the best scale, about */
-    float lowest_switch;    /* below this the lowest magnitude is the nearest */
+    uint32_t group;      /* weights that share a scale */
+    bool even_signs;     /* each 8 weights have an even number of minus signs */
+    float step;          /* a group's scale is d * (2 code + 1) * step */
+    float typical;       /* root mean square of the magnitudes at the best scale, about */
+    float lowest_switch; /* below this the lowest magnitude is the nearest */
 };
 
 /* From scale `start` on these entries are best. */
@@ -59,12 +59,12 @@ struct search {
     struct lines lines;
 
     /* the block in work */
-    float largest;                          /* magnitude */
-    float magnitude[BLOCK], weight[BLOCK];  /* magnitudes over `largest` */
-    float product[BLOCK];                   /* magnitude times weight */
+    float largest;                         /* magnitude */
+    float magnitude[BLOCK], weight[BLOCK]; /* magnitudes over `largest` */
+    float product[BLOCK];                  /* magnitude times weight */
     uint8_t signs[UNITS];
     struct pieces units[UNITS], groups[MOST_GROUPS];
-    float best_scale[MOST_GROUPS];          /* of each group alone */
+    float best_scale[MOST_GROUPS]; /* of each group alone */
     struct piece unit_room[UNITS][UNIT_PIECES];
     struct piece group_room[UNITS / 4][GROUP_PIECES]; /* shared by two groups of 16 */
 };
@@ -141,7 +141,8 @@ static uint32_t lower_pieces(struct pieces a, struct pieces b, struct piece *out
     struct piece lines[2 * UNIT_PIECES];
     uint32_t i = 0, j = 0, n = 0;
     while (i < a.n || j < b.n) {
-        const bool first = j == b.n || (i < a.n && (a.at[i].p > b.at[j].p || (a.at[i].p == b.at[j].p && a.at[i].q >= b.at[j].q)));
+        const bool first =
+            j == b.n || (i < a.n && (a.at[i].p > b.at[j].p || (a.at[i].p == b.at[j].p && a.at[i].q >= b.at[j].q)));
         lines[n++] = first ? a.at[i++] : b.at[j++];
     }
     return lower_envelope(lines, n, out, most);
@@ -151,8 +152,10 @@ static const struct piece *piece_at(struct pieces set, float scale) {
     uint32_t low = 0, high = set.n; /* the piece is in [low, high) */
     while (high - low > 1) {
         const uint32_t middle = (low + high) / 2;
-        if (set.at[middle].start <= scale) low = middle;
-        else high = middle;
+        if (set.at[middle].start <= scale)
+            low = middle;
+        else
+            high = middle;
     }
     return &set.at[low];
 }
@@ -228,7 +231,8 @@ static void trace_unit(struct search *s, uint32_t u, const float *scales) {
 
 /* ---- groups ---------------------------------------------------------------------------------------------------------- */
 
-/* Where envelopes are probed: around the scale that the group's energy suggests, and up to where the lowest magnitudes are best. */
+/* Where envelopes are probed: around the scale that the group's energy suggests, and up to where the lowest magnitudes are
+ * best. */
 static void set_scales(const struct search *s, uint32_t g, float *scales) {
     static const float around[LINES_SCALES - 1] = {0.45f, 0.75f, 1.0f, 1.35f, 2.0f};
     const uint32_t n = s->kind->group;
@@ -349,8 +353,9 @@ static void refine(const struct search *s, struct trial *t) {
     }
 }
 
-/* Trials in parts of the factor with which the largest of the groups' own best scales gets the highest code: close together around 1,
- * and some far below, where that scale is a poor guide (of equal magnitudes any level of the codebook can be the best). */
+/* Trials in parts of the factor with which the largest of the groups' own best scales gets the highest code: close together
+ * around 1, and some far below, where that scale is a poor guide (of equal magnitudes any level of the codebook can be the
+ * best). */
 static float next_trial(float t, uint32_t i) { return i < FINE_TRIALS ? t + 0.045f : i == FINE_TRIALS ? 0.73f : t * 0.86f; }
 
 static struct trial choose_factor(const struct search *s) {
@@ -380,7 +385,8 @@ static uint32_t cheapest_lane(const struct search *s, uint32_t u, uint32_t entri
     uint32_t best = 0;
     float least = INFINITY;
     for (uint32_t j = 0; j < UNIT; j++) {
-        const uint32_t level = s->kind->wide ? level_of(s->kind, entries, j) : level_of(s->kind, entries >> 16 * (j / 4) & 0xffff, j % 4);
+        const uint32_t level =
+            s->kind->wide ? level_of(s->kind, entries, j) : level_of(s->kind, entries >> 16 * (j / 4) & 0xffff, j % 4);
         const float cost = s->product[UNIT * u + j] * (float)level;
         if (cost < least) {
             least = cost;
@@ -411,7 +417,8 @@ static bool choose(struct search *s, const float *x, const float *importance, st
         const float scale = scale_of(s, best.factor.d, out->code[UNIT * u / s->kind->group]);
         out->entries[u] = piece_at(s->units[u], scale)->entries;
         out->signs[u] = s->signs[u];
-        if (s->kind->even_signs && __builtin_parity(s->signs[u])) out->signs[u] ^= (uint8_t)(1u << cheapest_lane(s, u, out->entries[u]));
+        if (s->kind->even_signs && __builtin_parity(s->signs[u]))
+            out->signs[u] ^= (uint8_t)(1u << cheapest_lane(s, u, out->entries[u]));
     }
     return true;
 }
@@ -475,16 +482,16 @@ static void put_iq3_s(const struct chosen *c, struct block_iq3_s *b) {
 
 /* ---- types ------------------------------------------------------------------------------------------------------------- */
 
-#define ENCODER(name, ISA)                                                                                         \
-    static void encode_##name##_##ISA(const float *x, const float *importance, size_t k, void *blocks) {           \
-        struct block_##name *to = blocks;                                                                          \
-        struct search s;                                                                                           \
-        struct chosen c;                                                                                           \
-        open_search(&s, &kind_##name, &lines_ops_##ISA);                                                           \
-        for (size_t i = 0; i < k; i += BLOCK, to++) {                                                              \
-            memset(to, 0, sizeof *to);                                                                             \
-            if (choose(&s, x + i, importance + i, &c)) put_##name(&c, to);                                         \
-        }                                                                                                          \
+#define ENCODER(name, ISA)                                                                                                     \
+    static void encode_##name##_##ISA(const float *x, const float *importance, size_t k, void *blocks) {                       \
+        struct block_##name *to = blocks;                                                                                      \
+        struct search s;                                                                                                       \
+        struct chosen c;                                                                                                       \
+        open_search(&s, &kind_##name, &lines_ops_##ISA);                                                                       \
+        for (size_t i = 0; i < k; i += BLOCK, to++) {                                                                          \
+            memset(to, 0, sizeof *to);                                                                                         \
+            if (choose(&s, x + i, importance + i, &c)) put_##name(&c, to);                                                     \
+        }                                                                                                                      \
     }
 #define ENCODERS(name) ENCODER(name, ref) ENCODER(name, avx2)
 ENCODERS(iq2_xxs)

@@ -5,8 +5,8 @@
  *     sum w (x - s c)^2  =  sum w x^2 + s (s P - Q),   P = sum w c^2,   Q = 2 sum w x c.
  * P and Q do not depend on s: for all scales at once, the best entry is the lower envelope of the lines s P - Q.
  *
- * Private to encode_codebook.c. All forms give the same bits: sums run over the lanes in order, without fused multiply-adds, and
- * of equal entries the first is taken. */
+ * Private to encode_codebook.c. All forms give the same bits: sums run over the lanes in order, without fused multiply-adds,
+ * and of equal entries the first is taken. */
 #ifndef COLDSTREAM_ENCODE_LINES_H
 #define COLDSTREAM_ENCODE_LINES_H
 
@@ -21,8 +21,8 @@ enum {
 };
 
 struct lines_codebook {
-    uint32_t entries; /* a multiple of LINES_STRIPE */
-    uint32_t lanes;   /* 4 or 8 */
+    uint32_t entries;                       /* a multiple of LINES_STRIPE */
+    uint32_t lanes;                         /* 4 or 8 */
     float levels[LINES_MOST * LINES_LANES]; /* [entries / LINES_STRIPE][lanes][LINES_STRIPE] */
 };
 

@@ -1,5 +1,5 @@
-/* Collecting importance: what the engine shows of the matrices' inputs is what goes into them, every token once and every choice of an
- * expert once; and the command around it. */
+/* Collecting importance: what the engine shows of the matrices' inputs is what goes into them, every token once and every
+ * choice of an expert once; and the command around it. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -54,8 +54,14 @@ static struct imatrix collect_with(const struct setup *s, struct model_shape *sh
     struct imatrix none = {0};
     struct reason why;
     int32_t tokens[TOKENS];
-    const struct engine_options o = {.model_path = model_path, .threads = s->threads, .ubatch = UBATCH, .max_slots = s->slots,
-                                     .fill_first = s->slots == 0, .kv_f32 = true, .on_input = collect_input, .on_input_ctx = &c};
+    const struct engine_options o = {.model_path = model_path,
+                                     .threads = s->threads,
+                                     .ubatch = UBATCH,
+                                     .max_slots = s->slots,
+                                     .fill_first = s->slots == 0,
+                                     .kv_f32 = true,
+                                     .on_input = collect_input,
+                                     .on_input_ctx = &c};
     check(engine_open(&o, &e, &why), &why);
     check(collect_open(engine_model(e), s->head, 16, &none, &c, &why), &why);
     check(session_open(e, TOKENS, &session, &why), &why);
@@ -129,7 +135,8 @@ static void read_tensor(const struct model *m, const struct model_tensor *t, flo
     cpu_ops_init(&ops, ISA_REF);
     uint8_t *row = malloc(t->row_bytes);
     for (uint64_t r = 0; r < t->ne[1]; r++) {
-        assert_int_equal(pread(m->files[t->file].fd, row, t->row_bytes, (off_t)(t->offset + r * t->row_bytes)), (ssize_t)t->row_bytes);
+        assert_int_equal(pread(m->files[t->file].fd, row, t->row_bytes, (off_t)(t->offset + r * t->row_bytes)),
+                         (ssize_t)t->row_bytes);
         ops.types[t->type].dequant(row, out + r * t->ne[0], t->ne[0]);
     }
     free(row);
@@ -160,7 +167,8 @@ static void the_first_inputs_are_right(void **state) {
     const struct imatrix_entry *q = entry(&m, "attn_q", 0), *v = entry(&m, "attn_v", 0);
     assert_int_equal(q->columns, e);
     for (size_t c = 0; c < e; c++) {
-        if (fabs((double)q->sums[c] - sums[c]) > 1e-5 * sums[c]) fail_test("column %d: %.9g instead of %.9g", (int)c, (double)q->sums[c], sums[c]);
+        if (fabs((double)q->sums[c] - sums[c]) > 1e-5 * sums[c])
+            fail_test("column %d: %.9g instead of %.9g", (int)c, (double)q->sums[c], sums[c]);
         assert_true(v->sums[c] == q->sums[c]);
     }
     free(embedding);
@@ -191,7 +199,8 @@ static void texts_add_up(void **state) {
     check(imatrix_merge(&sum, &a, &why), &why);
     check(imatrix_merge(&sum, &b, &why), &why);
     assert_true(entry(&sum, "attn_q", 0)->rows[0] == 2 * UBATCH);
-    const struct imatrix_entry *x = entry(&a, "ffn_down_exps", 1), *y = entry(&b, "ffn_down_exps", 1), *z = entry(&sum, "ffn_down_exps", 1);
+    const struct imatrix_entry *x = entry(&a, "ffn_down_exps", 1), *y = entry(&b, "ffn_down_exps", 1),
+                               *z = entry(&sum, "ffn_down_exps", 1);
     for (uint64_t i = 0; i < z->columns * z->matrices; i++) assert_true(z->sums[i] == x->sums[i] + y->sums[i]);
     imatrix_close(&a);
     imatrix_close(&b);
@@ -218,7 +227,8 @@ static void a_gpu_by_name_is_refused(void **state) {
     assert_non_null(strstr(why.text, "CPU only"));
 }
 
-/* ---- reports -------------------------------------------------------------------------------------------------------------- */
+/* ---- reports --------------------------------------------------------------------------------------------------------------
+ */
 
 static void coverage_names_what_is_missing(void **state) {
     (void)state;
@@ -244,7 +254,8 @@ static void coverage_names_what_is_missing(void **state) {
     imatrix_close(&m);
 }
 
-/* ---- the command ------------------------------------------------------------------------------------------------------------ */
+/* ---- the command ------------------------------------------------------------------------------------------------------------
+ */
 
 /* Runs a shell line in which $P is the program, $M the model and $D the folder; its output. */
 static int shell(const char *line, struct text *out) {
@@ -261,7 +272,8 @@ static int shell(const char *line, struct text *out) {
 static void expect(int want, const char *line, const char *part) {
     struct text out = {0};
     const int status = shell(line, &out);
-    if (status != want || !strstr(out.ptr ? out.ptr : "", part)) fail_test("'%s': status %d, '%s' without '%s'", line, status, out.ptr, part);
+    if (status != want || !strstr(out.ptr ? out.ptr : "", part))
+        fail_test("'%s': status %d, '%s' without '%s'", line, status, out.ptr, part);
     text_free(&out);
 }
 
@@ -283,15 +295,19 @@ static void the_command(void **state) {
     }
     assert_non_null(mkdtemp(folder));
     assert_true(setenv("P", PROGRAM, 1) == 0 && setenv("M", model_path, 1) == 0 && setenv("D", folder, 1) == 0);
-    expect(0, "for i in 1 2 3 4 5 6 7 8 9; do echo 'the cat sat on the mat and the dog ate it, number' $i; done >$D/t; echo -n ok", "ok");
+    expect(0,
+           "for i in 1 2 3 4 5 6 7 8 9; do echo 'the cat sat on the mat and the dog ate it, number' $i; done >$D/t; echo -n ok",
+           "ok");
     expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 3 -o $D/a.gguf --process-output 2>&1", "48 tokens in 3 chunks");
     expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunk 1 --chunks 2 -o $D/b.dat 2>&1", "experts covered");
-    expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 1 --in-file $D/a.gguf -o $D/c.gguf --save-frequency 1 2>&1", "16 tokens in 1 chunk;");
+    expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 1 --in-file $D/a.gguf -o $D/c.gguf --save-frequency 1 2>&1",
+           "16 tokens in 1 chunk;");
     expect(0, "$P imatrix --in-file $D/a.gguf --in-file $D/c.gguf -o $D/d.gguf --show-statistics 2>&1", "CosSim");
-    struct imatrix a = must_read(folder, "a.gguf"), b = must_read(folder, "b.dat"), c = must_read(folder, "c.gguf"), d = must_read(folder, "d.gguf"),
-                   copy = must_read(folder, "c.gguf.at_4");
+    struct imatrix a = must_read(folder, "a.gguf"), b = must_read(folder, "b.dat"), c = must_read(folder, "c.gguf"),
+                   d = must_read(folder, "d.gguf"), copy = must_read(folder, "c.gguf.at_4");
     assert_true(a.chunks == 3 && a.chunk_tokens == 16 && a.n_datasets == 1 && b.chunks == 2 && c.chunks == 4 && d.chunks == 7);
-    assert_true(entry(&a, "attn_q", 0)->rows[0] == 48 && entry(&c, "attn_q", 0)->rows[0] == 64 && entry(&d, "attn_q", 0)->rows[0] == 112);
+    assert_true(entry(&a, "attn_q", 0)->rows[0] == 48 && entry(&c, "attn_q", 0)->rows[0] == 64 &&
+                entry(&d, "attn_q", 0)->rows[0] == 112);
     assert_true(imatrix_find(&a, SPAN("output.weight"))->rows[0] == 48);
     assert_false(entry(&b, "attn_q", 0)->rows_known);
     same_sums(&copy, &c, 0);
@@ -300,7 +316,8 @@ static void the_command(void **state) {
     imatrix_close(&c);
     imatrix_close(&d);
     imatrix_close(&copy);
-    expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 2 --in-file $D/b.dat -o $D/b.dat --output-format gguf 2>&1", "32 tokens");
+    expect(0, "$P imatrix -m $M -f $D/t -c 16 --chunks 2 --in-file $D/b.dat -o $D/b.dat --output-format gguf 2>&1",
+           "32 tokens");
     b = must_read(folder, "b.dat");
     assert_true(b.chunks == 4 && entry(&b, "attn_q", 0)->rows[0] == 64 && entry(&b, "ffn_up_exps", 1)->rows_known);
     imatrix_close(&b);

@@ -1,5 +1,5 @@
-/* Encoders of the codebook types: the search is exact where it says so (every entry is tried again by brute force), no instruction set
- * changes a byte, and the error is at most that of another quantizer on the same rows and importance. */
+/* Encoders of the codebook types: the search is exact where it says so (every entry is tried again by brute force), no
+ * instruction set changes a byte, and the error is at most that of another quantizer on the same rows and importance. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -18,7 +18,7 @@ enum { COLUMNS = 512, ROWS = 18, MOST_ROW_BYTES = 1024 };
 static const struct {
     enum tensor_type type;
     const char *golden;
-    uint32_t group;      /* weights that share a scale */
+    uint32_t group; /* weights that share a scale */
     uint32_t lanes;
     uint32_t entries;
     bool even_signs;
@@ -125,10 +125,12 @@ static void no_entry_is_better(void **state) {
             assert_true(encode_row(types[t].type, x, w, QK_K, block));
             decode(types[t].type, block, y, QK_K);
             for (uint32_t u = 0; u < QK_K / 8; u++) {
-                const double scale = scale_of(t, block, 8 * u / types[t].group), got = weighted_error(x + 8 * u, y + 8 * u, w + 8 * u, 8),
+                const double scale = scale_of(t, block, 8 * u / types[t].group),
+                             got = weighted_error(x + 8 * u, y + 8 * u, w + 8 * u, 8),
                              best = best_unit(t, x + 8 * u, w + 8 * u, scale);
                 if (got > best * (1 + 1e-4) + 1e-9)
-                    fail_test("%s, block %d, unit %u: error %.9g, but an entry has %.9g", types[t].golden, (int)seed, u, got, best);
+                    fail_test("%s, block %d, unit %u: error %.9g, but an entry has %.9g", types[t].golden, (int)seed, u, got,
+                              best);
             }
         }
 }
@@ -152,7 +154,8 @@ static void no_code_is_better(void **state) {
                 double best = 0;
                 for (uint32_t u = 0; u < n; u += 8) best += best_unit(t, x + first + u, w + first + u, unit * (2 * code + 1));
                 if (got > best * (1 + 1e-4) + 1e-9)
-                    fail_test("%s, group %u: error %.9g at scale %.6g, but code %u has %.9g", types[t].golden, g, got, own, code, best);
+                    fail_test("%s, group %u: error %.9g at scale %.6g, but code %u has %.9g", types[t].golden, g, got, own,
+                              code, best);
             }
         }
     }
@@ -214,6 +217,27 @@ static void extreme_rows(void **state) {
         }
 }
 
+/* Any 32 bits as weights and importance, some blocks of few distinct values: what is written is finite. */
+static void any_bits(void **state) {
+    (void)state;
+    uint64_t seed = 99;
+    float x[QK_K], w[QK_K], y[QK_K];
+    uint8_t block[MOST_ROW_BYTES];
+    for (uint32_t t = 0; t < TYPES; t++)
+        for (int round = 0; round < 60; round++) {
+            const uint32_t mask = round % 3 == 0 ? UINT32_MAX : round % 3 == 1 ? 0xbf800000u : 0x80f00000u;
+            for (size_t i = 0; i < QK_K; i++) {
+                const uint32_t a = (uint32_t)random_bits(&seed) & mask, b = (uint32_t)random_bits(&seed) & mask;
+                memcpy(&x[i], &a, sizeof a);
+                memcpy(&w[i], &b, sizeof b);
+            }
+            encode_row(types[t].type, x, w, QK_K, block);
+            decode(types[t].type, block, y, QK_K);
+            for (size_t i = 0; i < QK_K; i++)
+                if (!isfinite(y[i])) fail_test("%s, round %d: weight %d is %g", types[t].golden, round, (int)i, (double)y[i]);
+        }
+}
+
 /* A weight that does not count may be anything, so the others get better. */
 static void importance_counts(void **state) {
     (void)state;
@@ -234,7 +258,8 @@ static void importance_counts(void **state) {
     }
 }
 
-/* ---- against another quantizer -------------------------------------------------------------------------------------------- */
+/* ---- against another quantizer --------------------------------------------------------------------------------------------
+ */
 
 static bool read_golden(const char *name, void *to, size_t bytes) {
     char path[512];
@@ -275,15 +300,17 @@ static void no_worse_than_another(void **state) {
             if (their_error > 0) ratios[n++] = our_error / their_error;
         }
         qsort(ratios, n, sizeof *ratios, ascending);
-        print_message("%s: %.3f of another quantizer's weighted error; %.3f at worst\n", types[t].golden, ratios[n / 2], ratios[n - 1]);
+        print_message("%s: %.3f of another quantizer's weighted error; %.3f at worst\n", types[t].golden, ratios[n / 2],
+                      ratios[n - 1]);
         assert_true(ratios[n / 2] < 0.97);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(no_entry_is_better), cmocka_unit_test(no_code_is_better), cmocka_unit_test(instruction_sets_agree),
-        cmocka_unit_test(extreme_rows),       cmocka_unit_test(importance_counts), cmocka_unit_test(no_worse_than_another),
+        cmocka_unit_test(no_entry_is_better),    cmocka_unit_test(no_code_is_better), cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(extreme_rows),          cmocka_unit_test(any_bits),          cmocka_unit_test(importance_counts),
+        cmocka_unit_test(no_worse_than_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Importance matrices: both file forms there and back, adding up, importance of experts that were hardly seen, and files that are
- * broken in every way that is known. */
+/* Importance matrices: both file forms there and back, adding up, importance of experts that were hardly seen, and files that
+ * are broken in every way that is known. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -229,20 +229,28 @@ static void other_shapes_are_refused(void **state) {
     imatrix_close(&b);
 }
 
-/* ---- importance ------------------------------------------------------------------------------------------------------------ */
+/* ---- importance ------------------------------------------------------------------------------------------------------------
+ */
 
 static void relatives_share_inputs(void **state) {
     (void)state;
     struct imatrix m = {0};
     struct reason why;
-    const struct imatrix_entry *e, *q = add(&m, "blk.7.attn_q.weight", 4, 1), *merged = add(&m, "blk.7.ffn_gate_up_exps.weight", 4, 2);
+    const struct imatrix_entry *e, *q = add(&m, "blk.7.attn_q.weight", 4, 1),
+                                   *merged = add(&m, "blk.7.ffn_gate_up_exps.weight", 4, 2);
     static const struct {
         struct span name;
         uint64_t matrices;
         int which; /* 0 none, 1 q, 2 merged */
-    } cases[] = {{{"blk.7.attn_k.weight", 19}, 1, 1},        {{"blk.7.attn_v.weight", 19}, 1, 1},  {{"blk.7.ffn_up_exps.weight", 24}, 2, 2},
-                 {{"blk.7.ffn_gate_exps.weight", 26}, 2, 2}, {{"blk.8.attn_k.weight", 19}, 1, 0},  {{"blk.7.ffn_down_exps.weight", 26}, 2, 0},
-                 {{"blk.7.attn_output.weight", 24}, 1, 0},   {{"attn_k.weight", 13}, 1, 0},        {{"output.weight", 13}, 1, 0}};
+    } cases[] = {{{"blk.7.attn_k.weight", 19}, 1, 1},
+                 {{"blk.7.attn_v.weight", 19}, 1, 1},
+                 {{"blk.7.ffn_up_exps.weight", 24}, 2, 2},
+                 {{"blk.7.ffn_gate_exps.weight", 26}, 2, 2},
+                 {{"blk.8.attn_k.weight", 19}, 1, 0},
+                 {{"blk.7.ffn_down_exps.weight", 26}, 2, 0},
+                 {{"blk.7.attn_output.weight", 24}, 1, 0},
+                 {{"attn_k.weight", 13}, 1, 0},
+                 {{"output.weight", 13}, 1, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         check(imatrix_of_weight(&m, cases[i].name, 4, cases[i].matrices, &e, &why), &why);
         if (e != (cases[i].which == 0 ? NULL : cases[i].which == 1 ? q : merged)) fail_test("%s", cases[i].name.ptr);
@@ -290,14 +298,16 @@ static void rare_experts_borrow(void **state) {
     imatrix_close(&m);
 }
 
-/* ---- broken files ------------------------------------------------------------------------------------------------------------ */
+/* ---- broken files
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static struct raw_gguf raw; /* large */
 
 static void fresh(void) {
     raw_free(&raw);
     memset(&raw, 0, sizeof raw);
-    raw = (struct raw_gguf){.magic = "GGUF", .version = 3, .n_tensors_claimed = RAW_AUTO, .n_keys_claimed = RAW_AUTO, .alignment = 32};
+    raw = (struct raw_gguf){
+        .magic = "GGUF", .version = 3, .n_tensors_claimed = RAW_AUTO, .n_keys_claimed = RAW_AUTO, .alignment = 32};
     raw_set_string(&raw, "general.type", "imatrix");
     raw_set_u32(&raw, "imatrix.chunk_count", 3);
     raw_add(&raw, "w.in_sum2", F32, 4, 2, 0);
@@ -411,9 +421,10 @@ static void broken_dat_is_refused(void **state) {
         size_t at; /* of a 32-bit word of the second entry */
         int32_t value;
         const char *problem;
-    } words[] = {{0, 0, "a name of less than 1"}, {0, -1, "a name of less than 1"}, {0, 300, "more than 255"}, {0, INT32_MAX, "more than 255"},
-                 {5, -1, "calls is negative"},    {9, 0, "does not fit"},           {9, -4, "does not fit"},   {9, 5, "does not fit"},
-                 {9, INT32_MAX, "does not fit"},  {13, 0x7fc00000, "not a number"}, {13, 0x7f800000, "infinite"}, {17, INT32_MIN | 1, "negative"}};
+    } words[] = {{0, 0, "a name of less than 1"},  {0, -1, "a name of less than 1"}, {0, 300, "more than 255"},
+                 {0, INT32_MAX, "more than 255"},  {5, -1, "calls is negative"},     {9, 0, "does not fit"},
+                 {9, -4, "does not fit"},          {9, 5, "does not fit"},           {9, INT32_MAX, "does not fit"},
+                 {13, 0x7fc00000, "not a number"}, {13, 0x7f800000, "infinite"},     {17, INT32_MIN | 1, "negative"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         struct text broken = {0};
         text_add(&broken, t.ptr, t.len);

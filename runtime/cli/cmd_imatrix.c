@@ -35,7 +35,8 @@ static enum err write_file(const struct options *o, const struct imatrix *m, con
 static enum err write_copy(const struct options *o, const struct imatrix *m, struct reason *why) {
     struct text path = {0};
     text_addf(&path, "%s.at_%" PRIu32, o->out_path, m->chunks);
-    const enum err code = path.failed ? fail(why, ERR_NO_MEMORY, "no memory for a file's name") : write_file(o, m, path.ptr, why);
+    const enum err code =
+        path.failed ? fail(why, ERR_NO_MEMORY, "no memory for a file's name") : write_file(o, m, path.ptr, why);
     text_free(&path);
     return code;
 }
@@ -78,8 +79,8 @@ static enum err read_chunk(struct collecting *p, struct reason *why) {
     TRY(session_eval(p->session, &eval, NULL, why));
     if (cli_cancelled()) return fail(why, ERR_CANCELLED, "interrupted in chunk %zu", p->chunk + 1);
     if (p->collector.bad)
-        return fail(why, ERR_FORMAT, "chunk %zu: the input of '%s' is not finite; the model's weights are damaged", p->chunk + 1,
-                    p->collector.bad);
+        return fail(why, ERR_FORMAT, "chunk %zu: the input of '%s' is not finite; the model's weights are damaged",
+                    p->chunk + 1, p->collector.bad);
     p->collector.sums.chunks++;
     return ERR_NONE;
 }
@@ -91,8 +92,8 @@ static enum err cut_text(struct collecting *p, const struct options *o, struct r
     p->n_chunks = p->first_chunk < chunks ? chunks - p->first_chunk : 0;
     if (o->chunks >= 0 && (size_t)o->chunks < p->n_chunks) p->n_chunks = (size_t)o->chunks;
     if (p->n_chunks) return ERR_NONE;
-    return fail(why, ERR_ARGUMENT, "the text has %zu tokens, %zu chunks of -c %zu: nothing is left to read", p->tokens.len, chunks,
-                p->chunk_tokens);
+    return fail(why, ERR_ARGUMENT, "the text has %zu tokens, %zu chunks of -c %zu: nothing is left to read", p->tokens.len,
+                chunks, p->chunk_tokens);
 }
 
 /* What is collected so far, as often as is wanted: a run takes hours. */
@@ -127,8 +128,8 @@ static enum err read_text(struct collecting *p, struct engine *e, struct reason 
 static enum err print_summary(const struct collecting *p, struct reason *why) {
     const struct imatrix *m = &p->collector.sums;
     struct text out = {0};
-    text_addf(&out, "%zu tokens in %zu chunk%s; %zu weights; %s\n", p->n_chunks * p->chunk_tokens, p->n_chunks, p->n_chunks == 1 ? "" : "s", m->n,
-              p->cli->options->out_path);
+    text_addf(&out, "%zu tokens in %zu chunk%s; %zu weights; %s\n", p->n_chunks * p->chunk_tokens, p->n_chunks,
+              p->n_chunks == 1 ? "" : "s", m->n, p->cli->options->out_path);
     collect_coverage(m, &out);
     if (p->cli->options->show_statistics) collect_statistics(m, &out);
     const bool ok = cli_write_text(&out);
@@ -141,7 +142,8 @@ static enum err collect(struct collecting *p, struct engine **e, struct imatrix 
     c->on_input = collect_input;
     c->on_input_ctx = &p->collector;
     TRY(cli_open_engine(c, false, e, why));
-    TRY(collect_open(engine_model(*e), c->options->process_output, (uint32_t)c->options->ctx_size, earlier, &p->collector, why));
+    TRY(collect_open(engine_model(*e), c->options->process_output, (uint32_t)c->options->ctx_size, earlier, &p->collector,
+                     why));
     TRY(read_text(p, *e, why));
     TRY(write_file(c->options, &p->collector.sums, c->options->out_path, why));
     return print_summary(p, why);
@@ -176,7 +178,8 @@ static enum err check_output(const struct options *o, struct reason *why) {
     struct reason inner;
     const enum err code = imatrix_read(o->out_path, &old, &inner);
     imatrix_close(&old);
-    return code ? fail(why, ERR_ARGUMENT, "-o %s: exists and is no importance matrix; it would be replaced", o->out_path) : ERR_NONE;
+    return code ? fail(why, ERR_ARGUMENT, "-o %s: exists and is no importance matrix; it would be replaced", o->out_path)
+                : ERR_NONE;
 }
 
 int cmd_imatrix(struct cli *c) {

@@ -25,9 +25,11 @@ static enum err add_layer(struct collector *c, const struct model_layer *l, uint
     const struct {
         const struct model_tensor *weight;
         enum engine_input which;
-    } weights[] = {{l->attn_q, INPUT_QKV},   {l->attn_k, INPUT_QKV},    {l->attn_v, INPUT_QKV}, {l->attn_output, INPUT_ATTN_OUTPUT},
-                   {l->router, INPUT_ROUTER}, {l->gate, INPUT_GATE_UP}, {l->up, INPUT_GATE_UP}, {l->down, INPUT_DOWN}};
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) TRY(add_weight(c, weights[i].weight, layer, weights[i].which, why));
+    } weights[] = {
+        {l->attn_q, INPUT_QKV},    {l->attn_k, INPUT_QKV},   {l->attn_v, INPUT_QKV}, {l->attn_output, INPUT_ATTN_OUTPUT},
+        {l->router, INPUT_ROUTER}, {l->gate, INPUT_GATE_UP}, {l->up, INPUT_GATE_UP}, {l->down, INPUT_DOWN}};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        TRY(add_weight(c, weights[i].weight, layer, weights[i].which, why));
     return ERR_NONE;
 }
 
@@ -142,13 +144,16 @@ void collect_coverage(const struct imatrix *m, struct text *out) {
         few += some;
         if (some == 0) continue;
         layers_few++;
-        text_addf(&lines, "  layer %3u: %llu of %llu experts with fewer than %d rows, %llu of them with none; median %.0f\n", layer_of(e),
-                  (unsigned long long)some, (unsigned long long)e->matrices, FEW_ROWS, (unsigned long long)none, median_rows(e));
+        text_addf(&lines, "  layer %3u: %llu of %llu experts with fewer than %d rows, %llu of them with none; median %.0f\n",
+                  layer_of(e), (unsigned long long)some, (unsigned long long)e->matrices, FEW_ROWS, (unsigned long long)none,
+                  median_rows(e));
     }
     if (layers)
-        text_addf(out, "experts covered: %llu of %llu with %d rows or more; %llu with fewer in %llu of %llu layers, %llu never chosen\n",
-                  (unsigned long long)(experts - few), (unsigned long long)experts, FEW_ROWS, (unsigned long long)few,
-                  (unsigned long long)layers_few, (unsigned long long)layers, (unsigned long long)never);
+        text_addf(
+            out,
+            "experts covered: %llu of %llu with %d rows or more; %llu with fewer in %llu of %llu layers, %llu never chosen\n",
+            (unsigned long long)(experts - few), (unsigned long long)experts, FEW_ROWS, (unsigned long long)few,
+            (unsigned long long)layers_few, (unsigned long long)layers, (unsigned long long)never);
     text_add(out, lines.ptr, lines.len);
     text_free(&lines);
     free(list);
@@ -208,8 +213,8 @@ static double likeness(const struct imatrix *m, const struct imatrix_entry *e) {
 
 void collect_statistics(const struct imatrix *m, struct text *out) {
     const struct imatrix_entry **list = by_layer(m);
-    text_addf(out, "%-34s %12s %10s %10s %10s %10s %8s %9s %8s %8s %7s %7s\n", "weight", "sum(Act^2)", "min", "max", "mean", "sigma", "active",
-              "N", "entropy", "E(norm)", "ZD", "CosSim");
+    text_addf(out, "%-34s %12s %10s %10s %10s %10s %8s %9s %8s %8s %7s %7s\n", "weight", "sum(Act^2)", "min", "max", "mean",
+              "sigma", "active", "N", "entropy", "E(norm)", "ZD", "CosSim");
     for (size_t i = 0; list && i < m->n; i++) {
         const struct spread s = measure(list[i]);
         if (s.n == 0) {
@@ -217,11 +222,13 @@ void collect_statistics(const struct imatrix *m, struct text *out) {
             continue;
         }
         const double n = (double)s.n, mean = s.sum / n, alike = likeness(m, list[i]);
-        text_addf(out, "%-34s %12.2f %10.4f %10.4f %10.4f %10.4f %7.2f%% %9llu %8.4f %7.2f%% %6.2f%% ", list[i]->name, s.sum, s.least, s.most,
-                  mean, sqrt(fmax(s.squares / n - mean * mean, 0)), 100 * (double)s.active / n, (unsigned long long)s.n, s.entropy,
-                  s.n > 1 ? 100 * s.entropy / log2(n) : 100, 100 * (double)s.high / n);
-        if (isnan(alike)) text_addf(out, "%7s\n", "-");
-        else text_addf(out, "%7.4f\n", alike);
+        text_addf(out, "%-34s %12.2f %10.4f %10.4f %10.4f %10.4f %7.2f%% %9llu %8.4f %7.2f%% %6.2f%% ", list[i]->name, s.sum,
+                  s.least, s.most, mean, sqrt(fmax(s.squares / n - mean * mean, 0)), 100 * (double)s.active / n,
+                  (unsigned long long)s.n, s.entropy, s.n > 1 ? 100 * s.entropy / log2(n) : 100, 100 * (double)s.high / n);
+        if (isnan(alike))
+            text_addf(out, "%7s\n", "-");
+        else
+            text_addf(out, "%7.4f\n", alike);
     }
     free(list);
 }

@@ -1,4 +1,5 @@
-/* Gathers an importance matrix while a model runs: engine_options.on_input adds to the sums of the weights that take the input. */
+/* Gathers an importance matrix while a model runs: engine_options.on_input adds to the sums of the weights that take the input.
+ */
 #ifndef COLDSTREAM_COLLECT_H
 #define COLDSTREAM_COLLECT_H
 
@@ -11,14 +12,14 @@ struct collector {
     struct imatrix sums;
     /* [n_layers + 1][INPUT_COUNT]; the last layer is the head. NULL: not collected. They belong to `sums`. */
     struct imatrix_entry *(*weights)[COLLECT_SHARERS];
-    double *columns;       /* [widest] a call's sums */
+    double *columns; /* [widest] a call's sums */
     uint32_t n_layers;
     double chunk_tokens, experts_share; /* tokens, and of each the part that an expert sees, on average */
-    const char *bad;       /* a weight whose input was not finite: its sums are spoilt */
+    const char *bad;                    /* a weight whose input was not finite: its sums are spoilt */
 };
 
-/* Entries of zeros for every matrix of the model, the head's only on request; those of `sums` (taken over, also on failure) go on
- * from where they are, and have to fit the model. Chunks that a .dat file counted are taken to be of `chunk_tokens`. */
+/* Entries of zeros for every matrix of the model, the head's only on request; those of `sums` (taken over, also on failure) go
+ * on from where they are, and have to fit the model. Chunks that a .dat file counted are taken to be of `chunk_tokens`. */
 enum err collect_open(const struct model *m, bool head, uint32_t chunk_tokens, struct imatrix *sums, struct collector *out,
                       struct reason *why) MUST_USE;
 void collect_close(struct collector *c); /* closed and zeroed ones too */

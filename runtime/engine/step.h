@@ -126,8 +126,8 @@ static inline void step_end(struct step *s) {
 
 static inline void *step_scratch(const struct step *s) { return s->g->thread_scratch + s->me->index * s->g->thread_scratch_bytes; }
 
-/* Let the hook see vectors index[n] of x (NULL: the first n): after they were written and before they change. Worker 0 looks while the
- * others begin to compute. */
+/* Let the hook see vectors index[n] of x (NULL: the first n): after they were written and before they change. Worker 0 looks while
+ * the others begin to compute. */
 static inline void step_show(const struct step *s, enum engine_input which, uint32_t layer, int32_t expert, const struct acts *x,
                              const int32_t *index, uint32_t n) {
     const struct graph_hook *hook = &s->g->hook;

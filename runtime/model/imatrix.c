@@ -1,4 +1,5 @@
-/* Entries of an importance matrix: by name, added up, and read as the importance of one matrix's columns. Files: imatrix_file.c. */
+/* Entries of an importance matrix: by name, added up, and read as the importance of one matrix's columns. Files:
+ * imatrix_file.c. */
 #include "model/imatrix.h"
 
 #include <stdio.h>
@@ -32,8 +33,10 @@ static size_t place_of(const struct imatrix *m, struct span name, bool *found) {
         const size_t middle = low + (high - low) / 2;
         const int order = span_compare(span_of(m->entries[middle]->name), name);
         if (order == 0) return *found = true, middle;
-        if (order < 0) low = middle + 1;
-        else high = middle;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
     *found = false;
     return low;
@@ -135,12 +138,14 @@ static double rows_a_chunk(const struct imatrix *m, const struct imatrix_entry *
 }
 
 /* Where only one side knows its rows, the other's chunks are taken to have had as many. */
-static enum err merge_entry(struct imatrix *into, const struct imatrix *m, const struct imatrix_entry *from, struct reason *why) {
+static enum err merge_entry(struct imatrix *into, const struct imatrix *m, const struct imatrix_entry *from,
+                            struct reason *why) {
     const struct imatrix_entry *there = imatrix_find(into, span_of(from->name));
     const bool as_there = there && is_flat(from) && fits(from, there->columns, there->matrices);
     const double here_a_chunk = there ? rows_a_chunk(into, there) : 0, from_a_chunk = rows_a_chunk(m, from);
     struct imatrix_entry *e;
-    TRY(imatrix_add(into, from->name, as_there ? there->columns : from->columns, as_there ? there->matrices : from->matrices, &e, why));
+    TRY(imatrix_add(into, from->name, as_there ? there->columns : from->columns, as_there ? there->matrices : from->matrices,
+                    &e, why));
     if (!there) e->rows_known = from->rows_known;
     if (!e->rows_known && from_a_chunk > 0) imatrix_scale(e, from_a_chunk);
     const double factor = from->rows_known || here_a_chunk <= 0 ? 1 : here_a_chunk;
@@ -164,7 +169,8 @@ static const char *const families[][RELATIVES] = {{"attn_q.weight", "attn_k.weig
                                                   {"ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_gate_up_exps.weight"}};
 
 /* The entry of a relative of `stem`, a name's part from `at` on. */
-static const struct imatrix_entry *find_relative(const struct imatrix *m, struct span name, size_t at, const char *const *family) {
+static const struct imatrix_entry *find_relative(const struct imatrix *m, struct span name, size_t at,
+                                                 const char *const *family) {
     const struct span stem = {name.ptr + at, name.len - at};
     bool member = false;
     for (int i = 0; i < RELATIVES; i++) member |= span_equal(stem, span_of(family[i]));
@@ -188,7 +194,8 @@ enum err imatrix_of_weight(const struct imatrix *m, struct span name, uint64_t c
     if (!*out || fits(*out, columns, matrices)) return ERR_NONE;
     const struct imatrix_entry *e = *out;
     *out = NULL;
-    return fail(why, ERR_FORMAT, "the importance of '%s' is of %llu x %llu columns; the weight has %llu x %llu: it is from another model",
+    return fail(why, ERR_FORMAT,
+                "the importance of '%s' is of %llu x %llu columns; the weight has %llu x %llu: it is from another model",
                 quote(name).text, (unsigned long long)e->matrices, (unsigned long long)e->columns, (unsigned long long)matrices,
                 (unsigned long long)columns);
 }
@@ -204,8 +211,8 @@ static void add_pattern(const float *sums, uint64_t columns, double mean, double
     for (uint64_t c = 0; c < columns; c++) pattern[c] += (float)(weight * (double)sums[c] / mean);
 }
 
-/* The fellows' mean pattern (mean 1) into out; what their columns have on average is returned, 0: there is nothing to go by. Those
- * seen often count most, but none for more than one. */
+/* The fellows' mean pattern (mean 1) into out; what their columns have on average is returned, 0: there is nothing to go by.
+ * Those seen often count most, but none for more than one. */
 static double fellows(const struct imatrix_entry *e, uint64_t columns, uint64_t index, float *out) {
     double weights = 0, mean = 0;
     memset(out, 0, columns * sizeof *out);

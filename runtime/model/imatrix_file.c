@@ -2,8 +2,8 @@
  *
  *   GGUF  general.type "imatrix"; per weight two F32 tensors: "<weight>.in_sum2" [columns, matrices] and "<weight>.counts"
  *         [1, matrices]; imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size
- *   .dat  i32 entries; each: i32 length, name, i32 calls, i32 values, float values[] = mean square * calls; then, in newer ones,
- *         i32 chunks, i32 length, name of the text */
+ *   .dat  i32 entries; each: i32 length, name, i32 calls, i32 values, float values[] = mean square * calls;
+ *         then, in newer ones, i32 chunks, i32 length, name of the text */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -35,15 +35,18 @@ static const char *values_problem(const float *values, uint64_t n, uint64_t *at)
 /* All values of an F32 tensor, checked. *out to be freed. */
 static enum err read_values(const struct container *c, const struct model_tensor *t, float **out, struct reason *why) {
     *out = NULL;
-    if (t->type != TYPE_F32) return tensor_fail(c, t, why, ERR_FORMAT, "is of type %s; sums are F32", tensor_type_info(t->type)->name);
+    if (t->type != TYPE_F32)
+        return tensor_fail(c, t, why, ERR_FORMAT, "is of type %s; sums are F32", tensor_type_info(t->type)->name);
     float *values = malloc(t->bytes);
     if (!values) return tensor_fail(c, t, why, ERR_NO_MEMORY, "no memory for its %" PRIu64 " bytes", t->bytes);
     uint64_t at;
     enum err code = file_read(&c->files[t->file], values, t->bytes, t->offset, why);
     const char *problem = code ? NULL : values_problem(values, t->bytes / sizeof *values, &at);
     if (problem) code = tensor_fail(c, t, why, ERR_FORMAT, "value %" PRIu64 " %s", at, problem);
-    if (code) free(values);
-    else *out = values;
+    if (code)
+        free(values);
+    else
+        *out = values;
     return code;
 }
 
@@ -58,7 +61,8 @@ static enum err read_entry(const struct container *c, const struct model_tensor 
     if (!counts) return tensor_fail(c, sums, why, ERR_FORMAT, "there is no '%s.counts' to it", quote(span_of(name)).text);
     if (counts->ne[0] * counts->ne[1] * counts->ne[2] * counts->ne[3] != matrices)
         return tensor_fail(c, counts, why, ERR_FORMAT, "does not have one count for each of %" PRIu64 " matrices", matrices);
-    if (imatrix_find(m, span_of(name))) return tensor_fail(c, sums, why, ERR_FORMAT, "a second tensor of sums for the same weight");
+    if (imatrix_find(m, span_of(name)))
+        return tensor_fail(c, sums, why, ERR_FORMAT, "a second tensor of sums for the same weight");
     struct imatrix_entry *e;
     TRY(imatrix_add(m, name, sums->ne[0], matrices, &e, why));
     free(e->sums);
@@ -108,10 +112,12 @@ static enum err read_container(const char *path, struct container *c, struct ima
     struct span type = {0};
     TRY(meta_string(c, "general.type", &type, why));
     if (!span_equal(type, SPAN("imatrix")))
-        return fail(why, ERR_FORMAT, "%s: general.type is '%s', not 'imatrix': this is no importance matrix", path_label(path), quote(type).text);
+        return fail(why, ERR_FORMAT, "%s: general.type is '%s', not 'imatrix': this is no importance matrix", path_label(path),
+                    quote(type).text);
     TRY(directory_check(c, why));
     if (c->weight_bytes > MOST_BYTES)
-        return fail(why, ERR_LIMIT, "%s: %" PRIu64 " bytes of sums; no known model needs that many", path_label(path), c->weight_bytes);
+        return fail(why, ERR_LIMIT, "%s: %" PRIu64 " bytes of sums; no known model needs that many", path_label(path),
+                    c->weight_bytes);
     uint64_t chunks = 0, tokens = 0;
     const struct uint_rule any = {.max = UINT32_MAX};
     TRY(meta_uint(c, "imatrix.chunk_count", any, &chunks, why));
@@ -133,7 +139,8 @@ struct cursor {
 
 static enum err cursor_fail(const struct cursor *c, uint64_t at, enum err code, const char *problem) {
     if (c->entry)
-        return fail(c->why, code, "%s: entry %" PRIu64 " at byte %" PRIu64 ": %s", path_label(c->file->path), c->entry, at, problem);
+        return fail(c->why, code, "%s: entry %" PRIu64 " at byte %" PRIu64 ": %s", path_label(c->file->path), c->entry, at,
+                    problem);
     return fail(c->why, code, "%s: at byte %" PRIu64 ": %s", path_label(c->file->path), at, problem);
 }
 
@@ -210,10 +217,12 @@ static enum err read_dat(const struct model_file *file, struct imatrix *m, struc
     struct cursor c = {.file = file, .why = why};
     int32_t n;
     if (file->bytes == 0) return cursor_fail(&c, 0, ERR_FORMAT, "the file is empty");
-    if (file->bytes > MOST_BYTES) return cursor_fail(&c, 0, ERR_LIMIT, "the file is larger than any known model's importance matrix");
+    if (file->bytes > MOST_BYTES)
+        return cursor_fail(&c, 0, ERR_LIMIT, "the file is larger than any known model's importance matrix");
     TRY(take_i32(&c, &n));
     if (n < 1 || (uint64_t)n > file->bytes / 17 || n > MAX_TENSORS) /* 17: the shortest entry */
-        return cursor_fail(&c, 0, ERR_FORMAT, "neither a GGUF file nor an importance matrix: the number of entries is impossible");
+        return cursor_fail(&c, 0, ERR_FORMAT,
+                           "neither a GGUF file nor an importance matrix: the number of entries is impossible");
     for (c.entry = 1; c.entry <= (uint64_t)n; c.entry++) TRY(take_entry(&c, m));
     return take_trailer(&c, m);
 }
@@ -225,15 +234,18 @@ enum err imatrix_read(const char *path, struct imatrix *out, struct reason *why)
     uint8_t magic[4] = {0};
     TRY(file_open(path, &file, why));
     enum err code = file.bytes < sizeof magic ? ERR_NONE : file_read(&file, magic, sizeof magic, 0, why);
-    if (!code && (memcmp(magic, "GGUF", 4) == 0 || memcmp(magic, "FUGG", 4) == 0)) code = read_container(path, &c, out, why);
-    else if (!code) code = read_dat(&file, out, why);
+    if (!code && (memcmp(magic, "GGUF", 4) == 0 || memcmp(magic, "FUGG", 4) == 0))
+        code = read_container(path, &c, out, why);
+    else if (!code)
+        code = read_dat(&file, out, why);
     container_close(&c);
     file_close(&file);
     if (code) imatrix_close(out);
     return code;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------------------------------------
+ */
 
 static void list_entry(struct gguf_writer *w, const struct imatrix_entry *e) {
     struct text name = {0};

@@ -1,5 +1,5 @@
-/* libFuzzer target: a file of importance, GGUF or .dat. What is accepted has sane values, gives importance, adds up with itself, and is
- * written so that it reads back. */
+/* libFuzzer target: a file of importance, GGUF or .dat. What is accepted has sane values, gives importance, adds up with
+ * itself, and is written so that it reads back. */
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
