@@ -15,6 +15,7 @@
 #include "cli/logprobs.h"
 #include "core/core.h"
 #include "core/json.h"
+#include "tests/support/hf_raw.h"
 #include "text/chat.h"
 
 #define PROGRAM BUILD_DIR "/coldstream"
@@ -373,6 +374,37 @@ static void inspect_lists_the_file(void **state) {
     json_decref(all);
 }
 
+static void inspect_lists_a_directory(void **state) {
+    (void)state;
+    static struct raw_hf hf;
+    snprintf(hf.folder, sizeof hf.folder, "%s/checkpoint", folder);
+    assert_int_equal(mkdir(hf.folder, 0700), 0);
+    raw_hf_exl3(&hf);
+    raw_hf_write(&hf);
+    struct result *r = RUN("inspect", hf.folder);
+    expect(r, 0, NULL);
+    assert_non_null(strstr(r->out.ptr, "container     EXL3\n"));
+    assert_non_null(strstr(r->out.ptr, "blk.0.ffn_up_exps.weight  EXL3_2  [128, 128, 2]  8192  0  "));
+    assert_non_null(strstr(r->out.ptr, ", 2 slices apart, codebook mcg\n"));
+    r = RUN("inspect", "--json", hf.folder);
+    expect(r, 0, NULL);
+    json_t *all = NULL;
+    struct reason why;
+    assert_int_equal(json_read((struct span){r->out.ptr, r->out.len}, &all, &why), ERR_NONE);
+    assert_string_equal(json_string_value(json_object_get(all, "container")), "EXL3");
+    size_t i, stacks = 0;
+    const json_t *t;
+    json_array_foreach(json_object_get(all, "tensors"), i, t) {
+        const json_t *slices = json_object_get(t, "slices");
+        stacks += json_array_size(slices) == 2 && json_array_size(json_array_get(slices, 1)) == 2;
+    }
+    assert_int_equal(stacks, 9);
+    json_decref(all);
+    raw_hf_clear(&hf);
+    raw_hf_free(&hf);
+    rmdir(hf.folder);
+}
+
 /* ---- run, bench, perplexity ----------------------------------------------------------------------------------------- */
 
 static void greedy_runs_repeat(void **state) {
@@ -635,6 +667,7 @@ int main(void) {
         cmocka_unit_test(golden_templates),
         cmocka_unit_test(answers_become_messages),
         cmocka_unit_test(inspect_lists_the_file),
+        cmocka_unit_test(inspect_lists_a_directory),
         cmocka_unit_test(greedy_runs_repeat),
         cmocka_unit_test(sampling_follows_the_seed),
         cmocka_unit_test(a_stop_text_ends_the_answer),
