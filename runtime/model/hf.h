@@ -20,8 +20,9 @@
 #define ST_DTYPES(X)                                                                                                           \
     X(BF16, 16)                                                                                                                \
     X(F16, 16)                                                                                                                 \
-    X(F32, 32) X(I16, 16) X(I32, 32) X(F64, 64) X(I64, 64) X(U64, 64) X(U32, 32) X(U16, 16) X(I8, 8) X(U8, 8) X(BOOL, 8)       \
-        X(C64, 64) X(F8_E4M3, 8) X(F8_E5M2, 8) X(F8_E8M0, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6)
+    X(F32, 32)                                                                                                                 \
+    X(I16, 16) X(I32, 32) X(F64, 64) X(I64, 64) X(U64, 64) X(U32, 32) X(U16, 16) X(I8, 8) X(U8, 8) X(BOOL, 8) X(C64, 64)       \
+        X(F8_E4M3, 8) X(F8_E5M2, 8) X(F8_E8M0, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6)
 
 enum st_dtype {
 #define X(name, bits) ST_##name,
@@ -88,6 +89,8 @@ enum err hf_values_read(const char *path, struct hf_value *values, size_t n, boo
 void hf_values_free(struct hf_value *values, size_t n);
 enum err hf_value_fail(const char *path, const struct hf_value *v, struct reason *why, enum err code, const char *format, ...)
     PRINTF_LIKE(5, 6);
+
+enum err hf_fill(void *file, void *to, uint64_t bytes, uint64_t at, struct reason *why) MUST_USE; /* a scan_fill: file_read() */
 
 /* A JSON file of the directory: opened and limited. Close with hf_json_close(), also after a failure. */
 struct hf_json {

@@ -210,7 +210,7 @@ static enum err take_scaling(const struct reader *r, bool is_new, uint64_t *posi
     const bool yarn = span_equal(name, SPAN("yarn"));
     if (!yarn && !span_equal(name, SPAN("linear")))
         return refuse(r, type, ERR_UNSUPPORTED, "is '%s'; default, linear and yarn are supported", quote(name).text);
-    double factor, attention = 0;
+    double factor = 0, attention = 0;
     TRY(take_positive(r, factor_key, &factor));
     uint64_t original = *positions;
     if (given(r, original_key)) TRY(take_uint(r, original_key, INT32_MAX, &original));
@@ -244,7 +244,7 @@ static enum err take_rope(const struct reader *r, uint64_t *positions, struct hf
     for (int i = 0; i < 2; i++)
         if (given(r, partial[i]) && r->v[partial[i]].number != 1)
             return refuse(r, partial[i], ERR_UNSUPPORTED, "must be 1: heads that are rotated in part are not supported");
-    double base;
+    double base = 0;
     TRY(take_positive(r, is_new && given(r, CONFIG_NEW_THETA) ? CONFIG_NEW_THETA : CONFIG_THETA, &base));
     hf_meta_f32(meta, ROPE_KEY("freq_base"), (float)base);
     return given(r, whole) ? take_scaling(r, is_new, positions, meta) : ERR_NONE;
@@ -286,8 +286,8 @@ static enum err take_shape(const struct reader *r, struct hf_config *out) {
 }
 
 static enum err take_all(const struct reader *r, struct hf_config *out, struct hf_meta *meta) {
-    uint64_t positions;
-    double epsilon;
+    uint64_t positions = 0;
+    double epsilon = 0;
     TRY(check_architecture(r));
     TRY(check_layers(r));
     TRY(check_quantization(r, &out->exl3));

@@ -112,47 +112,61 @@ static bool looks_special(struct span s) {
     return s.len > 4 && span_starts(s, SPAN("<|")) && memcmp(s.ptr + s.len - 2, "|>", 2) == 0;
 }
 
+struct added {
+    struct token token;
+    struct text content;
+    bool special, has_id;
+};
+
+static enum err take_flag(struct tokenizer_file *f, bool *flag) {
+    enum scan_event event;
+    TRY(next(f, &event));
+    if (event != SCAN_TRUE && event != SCAN_FALSE) return refuse(f, ERR_FORMAT, "an added token's flag must be true or false");
+    *flag = event == SCAN_TRUE;
+    return ERR_NONE;
+}
+
+static enum err take_added_field(struct tokenizer_file *f, struct added *a) {
+    const struct span key = f->scan->text;
+    enum scan_event event;
+    if (span_equal(key, SPAN("id"))) {
+        a->has_id = true;
+        return take_id(f, &a->token.id);
+    }
+    if (span_equal(key, SPAN("content"))) {
+        TRY(next(f, &event));
+        if (event != SCAN_STRING) return refuse(f, ERR_FORMAT, "an added token's content must be a string");
+        text_clear(&a->content);
+        text_add_span(&a->content, f->scan->text);
+        return a->content.failed ? no_memory(f) : ERR_NONE;
+    }
+    if (span_equal(key, SPAN("special"))) return take_flag(f, &a->special);
+    if (!span_equal(key, SPAN("single_word")) && !span_equal(key, SPAN("lstrip")) && !span_equal(key, SPAN("rstrip")))
+        return skip(f, SCAN_KEY);
+    bool set = false;
+    TRY(take_flag(f, &set));
+    if (!set) return ERR_NONE;
+    return refuse(f, ERR_UNSUPPORTED, "added tokens that match white space or whole words only are not supported");
+}
+
+static enum err take_added_fields(struct tokenizer_file *f, struct added *a) {
+    for (enum scan_event event;;) {
+        TRY(next(f, &event));
+        if (event == SCAN_OBJECT_END) break;
+        TRY(take_added_field(f, a));
+    }
+    const struct span text = {a->content.ptr, a->content.len};
+    if (!a->has_id || !text.len) return refuse(f, ERR_FORMAT, "an added token without id or content");
+    /* every converter types <|...|> as control, whatever "special" says: a user cannot type such a token in */
+    a->token.type = a->special || looks_special(text) ? TYPE_CONTROL : TYPE_USER;
+    return add_token(f, a->token, text);
+}
+
 /* An entry of added_tokens that has just begun. */
 static enum err take_added(struct tokenizer_file *f) {
-    struct token one = {.at = f->scan->at};
-    struct text content = {0};
-    bool special = false, has_id = false;
-    enum err result;
-    for (enum scan_event event;;) {
-        result = next(f, &event);
-        if (result != ERR_NONE || event == SCAN_OBJECT_END) break;
-        const struct span key = f->scan->text;
-        const bool plain =
-            span_equal(key, SPAN("single_word")) || span_equal(key, SPAN("lstrip")) || span_equal(key, SPAN("rstrip"));
-        if (span_equal(key, SPAN("id"))) {
-            has_id = true;
-            result = take_id(f, &one.id);
-        } else if (span_equal(key, SPAN("content"))) {
-            result = next(f, &event);
-            if (result == ERR_NONE && event != SCAN_STRING)
-                result = refuse(f, ERR_FORMAT, "an added token's content must be a string");
-            text_clear(&content);
-            text_add_span(&content, f->scan->text);
-        } else if (plain || span_equal(key, SPAN("special"))) {
-            result = next(f, &event);
-            if (result == ERR_NONE && event != SCAN_TRUE && event != SCAN_FALSE)
-                result = refuse(f, ERR_FORMAT, "an added token's flag must be true or false");
-            else if (plain && event == SCAN_TRUE)
-                result =
-                    refuse(f, ERR_UNSUPPORTED, "added tokens that match white space or whole words only are not supported");
-            else if (!plain)
-                special = event == SCAN_TRUE;
-        } else
-            result = skip(f, event);
-        if (result != ERR_NONE) break;
-    }
-    if (result == ERR_NONE && (!has_id || !content.len)) result = refuse(f, ERR_FORMAT, "an added token without id or content");
-    if (result == ERR_NONE && content.failed) result = no_memory(f);
-    const struct span text = {content.ptr, content.len};
-    /* every converter types <|...|> as control, whatever "special" says: a user cannot type such a token in */
-    one.type = special || (text.len && looks_special(text)) ? TYPE_CONTROL : TYPE_USER;
-    if (result == ERR_NONE) result = add_token(f, one, text);
-    text_free(&content);
+    struct added a = {.token = {.at = f->scan->at}};
+    const enum err result = take_added_fields(f, &a);
+    text_free(&a.content);
     return result;
 }
 
@@ -405,10 +419,15 @@ enum setting {
 };
 enum generation { GEN_BOS, GEN_EOS, GEN_PAD, GEN_COUNT };
 
+struct named_template {
+    struct text template;
+    bool is_default;
+};
+
 struct settings {
     char *tokenizer_path, *generation_path; /* tokenizer_config.json, generation_config.json */
     struct hf_value set[SET_COUNT], gen[GEN_COUNT];
-    struct text named_template;
+    struct named_template own; /* found elsewhere than as a string in tokenizer_config.json */
 };
 
 static struct span value_text(const struct hf_value *v) { return (struct span){v->text.ptr ? v->text.ptr : "", v->text.len}; }
@@ -469,49 +488,51 @@ static enum err read_tokenizer(const char *path, const struct settings *s, const
 
 /* ---- chat template ----------------------------------------------------------------------------------------------------- */
 
-/* {"name": "default", "template": "..."}, of which the brace has been read: the template of that name, else the first, wins. */
-static enum err take_named(struct json_scan *s, struct text *chosen, bool *is_default, struct reason *why) {
-    bool named_default = false;
-    struct text template = {0};
-    enum err result;
+static enum err take_named_fields(struct json_scan *s, struct named_template *out, struct reason *why) {
     for (enum scan_event event;;) {
-        result = json_scan_next(s, &event, why);
-        if (result != ERR_NONE || event == SCAN_OBJECT_END) break;
+        TRY(json_scan_next(s, &event, why));
+        if (event == SCAN_OBJECT_END) break;
         const bool name = span_equal(s->text, SPAN("name")), text = span_equal(s->text, SPAN("template"));
-        result = name || text ? json_scan_next(s, &event, why) : json_scan_skip(s, event, why);
-        if (result == ERR_NONE && (name || text) && event != SCAN_STRING)
-            result = json_scan_fail(s, why, ERR_FORMAT, "key 'chat_template': name and template must be strings");
-        if (result != ERR_NONE) break;
-        if (name) named_default = span_equal(s->text, SPAN("default"));
+        if (!name && !text) {
+            TRY(json_scan_skip(s, event, why));
+            continue;
+        }
+        TRY(json_scan_next(s, &event, why));
+        if (event != SCAN_STRING)
+            return json_scan_fail(s, why, ERR_FORMAT, "key 'chat_template': name and template must be strings");
+        if (name) out->is_default = span_equal(s->text, SPAN("default"));
         if (!text) continue;
-        text_clear(&template);
-        text_add_span(&template, s->text);
+        text_clear(&out->template);
+        text_add_span(&out->template, s->text);
     }
-    if (result == ERR_NONE && template.failed)
-        result = fail(why, ERR_NO_MEMORY, "%s: no memory for the chat template", s->label);
-    if (result == ERR_NONE && template.len && !*is_default && (named_default || !chosen->len)) {
-        const struct text swap = *chosen;
-        *chosen = template;
-        template = swap;
-        *is_default = named_default;
+    return out->template.failed ? fail(why, ERR_NO_MEMORY, "%s: no memory for the chat template", s->label) : ERR_NONE;
+}
+
+/* {"name": "default", "template": "..."}, of which the brace has been read: the template of that name, else the first, wins. */
+static enum err take_named(struct json_scan *s, struct named_template *chosen, struct reason *why) {
+    struct named_template one = {0};
+    const enum err result = take_named_fields(s, &one, why);
+    if (result == ERR_NONE && one.template.len && !chosen->is_default && (one.is_default || !chosen->template.len)) {
+        const struct named_template swap = *chosen;
+        *chosen = one;
+        one = swap;
     }
-    text_free(&template);
+    text_free(&one.template);
     return result;
 }
 
-static enum err take_templates(struct json_scan *s, struct text *chosen, struct reason *why) {
-    bool is_default = false;
+static enum err take_templates(struct json_scan *s, struct named_template *chosen, struct reason *why) {
     for (enum scan_event event;;) {
         TRY(json_scan_next(s, &event, why));
         if (event == SCAN_ARRAY_END) return ERR_NONE;
         if (event != SCAN_OBJECT)
             return json_scan_fail(s, why, ERR_FORMAT, "key 'chat_template' must be a string or a list of named templates");
-        TRY(take_named(s, chosen, &is_default, why));
+        TRY(take_named(s, chosen, why));
     }
 }
 
 /* tokenizer_config.json once more, for the list of templates that its first reading found. */
-static enum err read_templates(const char *path, uint64_t at, struct text *chosen, struct reason *why) {
+static enum err read_templates(const char *path, uint64_t at, struct named_template *chosen, struct reason *why) {
     struct hf_json j;
     enum scan_event event;
     enum err result = hf_json_open(path, MAX_FILE_BYTES, MAX_TEMPLATE_BYTES, &j, NULL, why);
@@ -544,9 +565,9 @@ static enum err read_jinja(const char *path, struct text *out, struct reason *wh
 
 static enum err write_template(const char *jinja_path, struct settings *s, struct hf_meta *meta, struct reason *why) {
     const struct hf_value *v = &s->set[SET_TEMPLATE];
-    TRY(read_jinja(jinja_path, &s->named_template, why));
-    if (!s->named_template.len && v->kind == HF_ARRAY) TRY(read_templates(s->tokenizer_path, v->at, &s->named_template, why));
-    const struct span own = {s->named_template.ptr, s->named_template.len};
+    TRY(read_jinja(jinja_path, &s->own.template, why));
+    if (!s->own.template.len && v->kind == HF_ARRAY) TRY(read_templates(s->tokenizer_path, v->at, &s->own, why));
+    const struct span own = {s->own.template.ptr, s->own.template.len};
     if (own.len)
         hf_meta_string(meta, "tokenizer.chat_template", own);
     else if (v->kind == HF_STRING && v->text.len)
@@ -576,7 +597,7 @@ enum err hf_tokenizer_read(const char *folder, const struct hf_config *config, s
     if (result == ERR_NONE) result = write_template(jinja, &s, meta, why);
     hf_values_free(s.set, SET_COUNT);
     hf_values_free(s.gen, GEN_COUNT);
-    text_free(&s.named_template);
+    text_free(&s.own.template);
     free(s.tokenizer_path);
     free(s.generation_path);
     free(path);

@@ -27,7 +27,7 @@ void hf_values_free(struct hf_value *values, size_t n) {
     }
 }
 
-static enum err fill_from_file(void *ctx, void *to, uint64_t bytes, uint64_t at, struct reason *why) {
+enum err hf_fill(void *ctx, void *to, uint64_t bytes, uint64_t at, struct reason *why) {
     return file_read(ctx, to, bytes, at, why);
 }
 
@@ -35,7 +35,7 @@ enum err hf_json_open(const char *path, uint64_t max_bytes, size_t max_text, str
                       struct reason *why) {
     struct stat info;
     out->file = (struct model_file){.fd = -1};
-    json_scan_open(&out->scan, path_label(path), fill_from_file, &out->file, 0, 0, max_text);
+    json_scan_open(&out->scan, path_label(path), hf_fill, &out->file, 0, 0, max_text);
     if (exists && !(*exists = lstat(path, &info) == 0))
         return ERR_NONE; /* a link that leads nowhere is an error, not absence */
     TRY(file_open(path, &out->file, why));

@@ -222,10 +222,6 @@ static enum err take_header(struct header *h) {
     }
 }
 
-static enum err fill_from_file(void *ctx, void *to, uint64_t bytes, uint64_t at, struct reason *why) {
-    return file_read(ctx, to, bytes, at, why);
-}
-
 static enum err header_length(const struct model_file *file, uint64_t *length, struct reason *why) {
     const char *label = path_label(file->path);
     uint8_t bytes[8];
@@ -255,11 +251,11 @@ enum err safetensors_read(struct st_table *t, const char *path, struct reason *w
     struct model_file *file = &files[t->n_files];
     TRY(file_open(path, file, why));
     t->n_files++;
-    uint64_t length;
+    uint64_t length = 0;
     TRY(header_length(file, &length, why));
     struct header h = {.table = t, .data = 8 + length, .why = why};
     data_at[t->n_files - 1] = h.data;
-    json_scan_open(&h.scan, path_label(file->path), fill_from_file, file, 8, h.data, MAX_TEXT_BYTES);
+    json_scan_open(&h.scan, path_label(file->path), hf_fill, file, 8, h.data, MAX_TEXT_BYTES);
     const enum err result = take_header(&h);
     json_scan_close(&h.scan);
     return result;
