@@ -53,11 +53,13 @@ void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa limit) {
     cpu_fill_exl3_ref(ops);
     if (ops->isa >= ISA_AVX2) {
         cpu_fill_quants_avx2(ops);
+        cpu_fill_formats_avx2(ops);
         cpu_fill_ops_avx2(ops);
         cpu_fill_exl3_avx2(ops);
     }
     if (ops->isa >= ISA_AVX512) {
         cpu_fill_quants_avx512(ops);
+        cpu_fill_formats_avx512(ops);
         cpu_fill_ops_avx512(ops);
         if (!has_avx512_fp16() || !cpu_fill_exl3_fp16_avx512(ops)) cpu_fill_exl3_avx512(ops);
     }

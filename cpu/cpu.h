@@ -121,8 +121,10 @@ void cpu_fill_exl3_avx2(struct cpu_ops *ops);
 void cpu_fill_exl3_avx512(struct cpu_ops *ops);
 bool cpu_fill_exl3_fp16_avx512(struct cpu_ops *ops); /* false: not built in; where the machine has AVX512-FP16 and VBMI2 */
 void cpu_fill_quants_avx2(struct cpu_ops *ops);
+void cpu_fill_formats_avx2(struct cpu_ops *ops);
 void cpu_fill_ops_avx2(struct cpu_ops *ops);
 void cpu_fill_quants_avx512(struct cpu_ops *ops);
+void cpu_fill_formats_avx512(struct cpu_ops *ops);
 void cpu_fill_ops_avx512(struct cpu_ops *ops);
 
 #endif

@@ -21,7 +21,7 @@ static void open_panel(const struct blocked_format *f, const struct matmul *m, s
                        struct panel *p) {
     const size_t columns = m->k - piece * PIECE < PIECE ? m->k - piece * PIECE : PIECE,
                  bytes = columns / f->block_weights * f->block_bytes;
-    const uint8_t *at = m->w + row * m->row_bytes + piece * (PIECE / f->block_weights * f->block_bytes);
+    const uint8_t *at = m->w + row * m->row_bytes + f->row_meta + piece * (PIECE / f->block_weights * f->block_bytes);
     for (size_t r = 0; r < PANEL_ROWS; r += f->open_rows, at += f->open_rows * m->row_bytes) {
         const size_t left = rows < r ? 0 : rows - r;
         if (left >= f->open_rows && columns == PIECE)
@@ -46,7 +46,10 @@ static void multiply(const struct blocked_format *f, const struct matmul *m, siz
             at += count;
         }
     }
-    for (size_t v = 0; v < n; v++) memcpy(m->y + (first + v) * m->ldy + row, room->acc[v], rows * sizeof(float));
+    float scale[PANEL_ROWS];
+    for (size_t r = 0; r < rows; r++) scale[r] = row_scale(m->w + (row + r) * m->row_bytes, f->row_meta);
+    for (size_t v = 0; v < n; v++)
+        for (size_t r = 0; r < rows; r++) m->y[(first + v) * m->ldy + row + r] = scale[r] * room->acc[v][r];
 }
 
 static size_t panel_rows(const struct matmul *m, size_t row) {

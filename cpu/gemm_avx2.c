@@ -7,31 +7,12 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "cpu/matmul.h"
+#include "cpu/panel_avx2.h"
 
-enum { LANES = 8 /* rows in a register */, PAIR = 2 * LANES, TILE = 4 };
+enum { PAIR = 2 * LANES /* rows of a tile */ };
 
 /* ---- opening 256 columns of 8 rows ------------------------------------------------------------------------------ */
 
-/* 16 bytes of each of 8 rows, transposed: out[j] holds dword j of row r in lane r. */
-static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m256i out[4]) {
-    __m256i z[4]; /* z[i]: rows i, 4+i */
-    for (int i = 0; i < 4; i++) {
-        const uint8_t *row = at + i * stride;
-        z[i] = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)row));
-        z[i] = _mm256_inserti128_si256(z[i], _mm_loadu_si128((const __m128i *)(row + 4 * stride)), 1);
-    }
-    const __m256i a = _mm256_unpacklo_epi32(z[0], z[1]), b = _mm256_unpackhi_epi32(z[0], z[1]);
-    const __m256i c = _mm256_unpacklo_epi32(z[2], z[3]), d = _mm256_unpackhi_epi32(z[2], z[3]);
-    out[0] = _mm256_unpacklo_epi64(a, c);
-    out[1] = _mm256_unpackhi_epi64(a, c);
-    out[2] = _mm256_unpacklo_epi64(b, d);
-    out[3] = _mm256_unpackhi_epi64(b, d);
-}
-
-static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m256i levels) {
-    _mm256_store_si256((__m256i *)p->w[quad][row], levels);
-}
 static ALWAYS_INLINE __m256i low_nibbles(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 static ALWAYS_INLINE __m256i high_nibbles(__m256i x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
 
@@ -198,10 +179,12 @@ static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_su
             for (int part = 0; part < per_group; part++) {
                 const size_t t = g * per_group + part;
                 __m256i dots[TILE][2];
+                float total[TILE]; /* d * sum of the part's activations, for the minimums */
                 for (int v = 0; v < n; v++) {
                     const int32_t *sum = x->sum16 + at[v] / 16 + t * (shape.group / 16);
                     const int32_t start = !shape.has_offset ? 0 : -s->offset * (shape.group == 16 ? sum[0] : sum[0] + sum[1]);
                     dots[v][0] = dots[v][1] = _mm256_set1_epi32(start);
+                    total[v] = shape.group == 32 ? x->s32[at[v] / 32 + g] : x->d[at[v] / 32 + g] * (float)sum[0];
                 }
 #pragma GCC unroll 8
                 for (int j = 0; j < shape.group / 4; j += count)
@@ -212,8 +195,7 @@ static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_su
                         const __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[v][h]), _mm256_set1_ps(x->d[at[v] / 32 + g]));
                         __m256 y = _mm256_fmadd_ps(dot, _mm256_load_ps(p->scale[t] + row + LANES * h), _mm256_load_ps(sum));
                         if (shape.has_min)
-                            y = _mm256_fnmadd_ps(_mm256_load_ps(p->min[g] + row + LANES * h),
-                                                 _mm256_set1_ps(x->s32[at[v] / 32 + g]), y);
+                            y = _mm256_fnmadd_ps(_mm256_load_ps(p->min[t] + row + LANES * h), _mm256_set1_ps(total[v]), y);
                         _mm256_store_ps(sum, y);
                     }
             }
@@ -229,20 +211,22 @@ static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_su
     TILE_OF(name, 2, __VA_ARGS__)                                                                                              \
     TILE_OF(name, 3, __VA_ARGS__)                                                                                              \
     TILE_OF(name, 4, __VA_ARGS__)                                                                                              \
-    static const tile_fn name[TILE] = {name##_1, name##_2, name##_3, name##_4};
+    const tile_fn gemm_##name##_avx2[TILE] = {name##_1, name##_2, name##_3, name##_4};
 
 TILES(tiles_4bit_min, 32, 8, true, false) /* 8 * 2 * 15 * 127 < 32768 */
 TILES(tiles_5bit_min, 32, 4, true, false) /* 4 * 2 * 31 * 127 < 32768 */
 TILES(tiles_4bit, 32, 8, false, true)
 TILES(tiles_6bit_16, 16, 2, false, true) /* 2 * 2 * 63 * 127 < 32768 */
+TILES(tiles_2bit_16_min, 16, 4, true, false)
 TILES(tiles_signed, 32, 0, false, false) /* 2 * 128 * 127 < 32768 */
+TILES(tiles_signed_16, 16, 0, false, false)
 
 /* ---- the table -------------------------------------------------------------------------------------------------- */
 
 #define GEMM(name, tiles, offset, weights)                                                                                     \
     void gemm_##name##_avx2(const struct matmul *m) {                                                                          \
         static const struct blocked_format f = {                                                                               \
-            open_##name, LANES, tiles, TILE, offset, weights, sizeof(struct block_##name)};                                    \
+            open_##name, LANES, gemm_##tiles##_avx2, TILE, offset, weights, sizeof(struct block_##name), 0};                    \
         gemm_blocked(&f, m);                                                                                                   \
     }
 

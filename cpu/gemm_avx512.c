@@ -8,33 +8,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "cpu/matmul.h"
-
-enum { HALF = 16 /* rows in a register */, TILE = 6 };
+#include "cpu/panel_avx512.h"
 
 /* ---- opening 256 columns of 16 rows ----------------------------------------------------------------------------- */
 
-/* 16 bytes of each of 16 rows, transposed: out[j] holds dword j of row r in lane r. */
-static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i out[4]) {
-    __m512i z[4]; /* z[i]: rows i, 4+i, 8+i, 12+i */
-    for (int i = 0; i < 4; i++) {
-        const uint8_t *row = at + i * stride;
-        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row));
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 4 * stride)), 1);
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 8 * stride)), 2);
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 12 * stride)), 3);
-    }
-    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    out[0] = _mm512_unpacklo_epi64(a, c);
-    out[1] = _mm512_unpackhi_epi64(a, c);
-    out[2] = _mm512_unpacklo_epi64(b, d);
-    out[3] = _mm512_unpackhi_epi64(b, d);
-}
-
-static ALWAYS_INLINE void put(struct panel *p, int quad, int row, __m512i levels) {
-    _mm512_store_si512(p->w[quad][row], levels);
-}
 static ALWAYS_INLINE __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static ALWAYS_INLINE __m512i high_nibbles(__m512i x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
 
@@ -164,17 +141,25 @@ static void open_q4_0(const uint8_t *at, size_t stride, struct panel *p, int row
 /* What tile() needs of one vector, where one register can address all of it. */
 struct vector_scales {
     _Alignas(64) int32_t start[16]; /* -offset * sum of each 16 or, in even places, of each 32 activations */
-    float d[8], s32[8];
+    float sums[16];                 /* d * sum of each 16 or, the first eight, of each 32 activations */
+    float d[8];
 };
 
 static ALWAYS_INLINE void load_scales(const struct gemm_step *s, size_t at, int group, struct vector_scales *out) {
     const __mmask8 valid = (__mmask8)((1u << s->groups) - 1);
     const __mmask16 valid16 = (__mmask16)((1u << 2 * s->groups) - 1);
     const struct acts *x = s->m->x;
-    _mm256_store_ps(out->d, _mm256_maskz_loadu_ps(valid, x->d + at / 32));
-    _mm256_store_ps(out->s32, _mm256_maskz_loadu_ps(valid, x->s32 + at / 32));
+    const __m256 d = _mm256_maskz_loadu_ps(valid, x->d + at / 32);
+    _mm256_store_ps(out->d, d);
     __m512i sum = _mm512_maskz_loadu_epi32(valid16, x->sum16 + at / 16);
-    if (group == 32) sum = _mm512_add_epi32(sum, _mm512_srli_epi64(sum, 32));
+    if (group == 32) {
+        _mm256_store_ps(out->sums, _mm256_maskz_loadu_ps(valid, x->s32 + at / 32));
+        sum = _mm512_add_epi32(sum, _mm512_srli_epi64(sum, 32));
+    } else {
+        const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+        const __m512 d16 = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d));
+        _mm512_store_ps(out->sums, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), d16));
+    }
     _mm512_store_si512(out->start, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-s->offset)));
 }
 
@@ -217,7 +202,7 @@ static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_su
                     sum[v][h] = _mm512_fmadd_ps(dot, _mm512_load_ps(p->scale[t] + HALF * h), sum[v][h]);
                     if (has_min)
                         sum[v][h] =
-                            _mm512_fnmadd_ps(_mm512_load_ps(p->min[g] + HALF * h), _mm512_set1_ps(scales[v].s32[g]), sum[v][h]);
+                            _mm512_fnmadd_ps(_mm512_load_ps(p->min[t] + HALF * h), _mm512_set1_ps(scales[v].sums[t]), sum[v][h]);
                 }
         }
     }
@@ -234,8 +219,9 @@ static ALWAYS_INLINE void tile(const struct gemm_step *s, size_t first, panel_su
     TILE_OF(name, 4, group, has_min)                                                                                           \
     TILE_OF(name, 5, group, has_min)                                                                                           \
     TILE_OF(name, 6, group, has_min)                                                                                           \
-    static const tile_fn name[TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+    const tile_fn gemm_##name##_avx512[TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
 
+TILES(tiles_16_min, 16, true)
 TILES(tiles_32_min, 32, true)
 TILES(tiles_32, 32, false)
 TILES(tiles_16, 16, false)
@@ -244,7 +230,7 @@ TILES(tiles_16, 16, false)
 
 #define GEMM(name, tiles, offset, weights)                                                                                     \
     void gemm_##name##_avx512(const struct matmul *m) {                                                                        \
-        static const struct blocked_format f = {open_##name, HALF, tiles, TILE, offset, weights, sizeof(struct block_##name)}; \
+        static const struct blocked_format f = {open_##name, HALF, gemm_##tiles##_avx512, TILE, offset, weights, sizeof(struct block_##name), 0}; \
         gemm_blocked(&f, m);                                                                                                   \
     }
 

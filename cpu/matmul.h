@@ -2,6 +2,11 @@
 #ifndef COLDSTREAM_MATMUL_H
 #define COLDSTREAM_MATMUL_H
 
+#include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 #include "cpu/cpu.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -32,6 +37,7 @@ struct prepared {
     int32_t start[PIECE / 4];     /* -offset * the sum of the activations that each 32-bit lane will meet: weights are
                                      unsigned levels minus an offset, so lanes that start here end with exact dots */
     float fold[16];               /* what scales (and minimums) of the piece are multiplied by */
+    float sums[16];               /* of each 16 activations, which an offset that is no level is multiplied by */
 };
 
 /* 256 columns of 32 rows, woven for the blocked form: w[c/4][row][c%4] holds levels, weight = scale * (level - offset) -
@@ -39,7 +45,7 @@ struct prepared {
 struct panel {
     _Alignas(64) uint8_t w[PIECE / 4][PANEL_ROWS][4];
     float scale[PIECE / 16][PANEL_ROWS]; /* per 16 or 32 columns, as the type has it */
-    float min[PIECE / 32][PANEL_ROWS];
+    float min[PIECE / 16][PANEL_ROWS];
 };
 
 typedef float panel_sums[PANEL_ROWS];
@@ -54,6 +60,23 @@ struct blocked {
 };
 
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
+
+/* The scale in front of a row of a type that has one: binary32 in 4 bytes, binary16 in 2. */
+static ALWAYS_INLINE float row_scale(const uint8_t *row, size_t row_meta) {
+    float f = 1;
+    uint16_t h;
+    if (row_meta == sizeof f) memcpy(&f, row, sizeof f);
+    if (row_meta == sizeof h) {
+        memcpy(&h, row, sizeof h);
+#ifdef __F16C__
+        f = _cvtsh_ss(h);
+#else
+        f = f16_to_f32(h);
+#endif
+    }
+    return f;
+}
+
 static inline size_t vector_of(const struct matmul *m, size_t i) { return m->index ? (size_t)m->index[i] : i; }
 
 /* The blocked form fetches the next panel's rows into the second-level cache while it multiplies: a few lines every 32 columns
@@ -89,7 +112,7 @@ struct blocked_format {
     const tile_fn *tiles; /* [most_vectors], for 1, 2, ... vectors */
     size_t most_vectors;
     int offset;
-    size_t block_weights, block_bytes;
+    size_t block_weights, block_bytes, row_meta; /* row_meta: bytes in front of a row, which hold its scale */
 };
 
 /* The product in tiles of up to most_vectors vectors (gemm.c). */

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/matmul.h"
+#include "cpu/matvec_avx512.h"
 
 /* ---- activations ------------------------------------------------------------------------------------------------ */
 
@@ -40,67 +40,12 @@ static void quantize(const struct acts *a, size_t begin, size_t end) {
         quantize_group(a->f32 + g * 32, a->q + g * 32, a->d + g, a->s32 + g, a->sum16 + 2 * g);
 }
 
-/* ---- vectors, rearranged ---------------------------------------------------------------------------------------- */
-
-/* How a type wants 256 columns: the order of their sixteen 16-byte chunks, how many of the four 64-byte steps share an
- * accumulator, the offset of its levels, and the meaning of `fold`. */
-struct layout {
-    uint8_t chunk[16];
-    int chained; /* 1 or 2 */
-    int offset;
-    enum { FOLD_D32 /* d of each 32 */, FOLD_D16 /* d of each 16 */, FOLD_MINS /* d of each 32, then -s32 */ } fold;
-};
-
-static const struct layout layout_q8_0 = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 128, FOLD_D32};
-static const struct layout layout_q6_k = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 32, FOLD_D16};
-static const struct layout layout_q4_0 = {{0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}, 2, 8, FOLD_D32};
-static const struct layout layout_q45_k = {{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}, 2, 0, FOLD_MINS};
-
-static inline void prepare_piece(const struct layout *l, const struct acts *x, size_t v, size_t column, struct prepared *p) {
-    const size_t columns = x->k - column < PIECE ? x->k - column : PIECE, groups = columns / 32;
-    const size_t at = v * x->k + column;
-    int8_t padded[PIECE];
-    const int8_t *q = x->q + at;
-    if (columns < PIECE) {
-        memset(padded, 0, sizeof padded);
-        q = memcpy(padded, q, columns);
-    }
-    for (int c = 0; c < 16; c++) memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
-
-    const __m512i offset = _mm512_set1_epi8((char)l->offset), zero = _mm512_setzero_si512();
-    for (int step = 0; step < 4; step += l->chained) {
-        __m512i sum = _mm512_dpbusd_epi32(zero, offset, _mm512_load_si512(p->q + 64 * step));
-        if (l->chained == 2) sum = _mm512_dpbusd_epi32(sum, offset, _mm512_load_si512(p->q + 64 * step + 64));
-        _mm512_store_si512(p->start + 16 * step, _mm512_sub_epi32(zero, sum));
-    }
-
-    const __mmask8 valid = (__mmask8)((1u << groups) - 1);
-    const __m256 d = _mm256_maskz_loadu_ps(valid, x->d + at / 32);
-    const __m256 s32 = _mm256_maskz_loadu_ps(valid, x->s32 + at / 32);
-    const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    __m512 fold = _mm512_castps256_ps512(d);
-    if (l->fold == FOLD_D16)
-        fold = _mm512_permutexvar_ps(twice, fold);
-    else
-        fold = _mm512_insertf32x8(fold, _mm256_xor_ps(s32, _mm256_set1_ps(-0.0f)), 1);
-    _mm512_store_ps(p->fold, fold);
-}
-
 /* ---- 256 columns of one row ------------------------------------------------------------------------------------- */
 
-static inline __m512 spread_f16(const void *d) {
-    uint16_t h;
-    memcpy(&h, d, sizeof h);
-    return _mm512_cvtph_ps(_mm256_set1_epi16((short)h));
-}
-
-/* The eight halves that stand `stride` bytes apart. */
-static inline __m256 eight_f16(const uint8_t *at, size_t stride) {
-    uint16_t h[8];
-    for (int i = 0; i < 8; i++) memcpy(h + i, at + i * stride, 2);
-    return _mm256_cvtph_ps(
-        _mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
-}
+static const struct layout layout_q8_0 = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 128, FOLD_D32, false};
+static const struct layout layout_q6_k = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 32, FOLD_D16, false};
+static const struct layout layout_q4_0 = {{0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}, 2, 8, FOLD_D32, false};
+static const struct layout layout_q45_k = {{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}, 2, 0, FOLD_MINS, false};
 
 /* Lanes 0-7: d * scale of the eight groups; lanes 8-15: dmin * minimum. `at`: d, dmin, twelve packed bytes. */
 static inline __m512 scales_and_mins(const uint8_t *at) {
@@ -117,22 +62,6 @@ static inline __m512 scales_and_mins(const uint8_t *at) {
         _mm256_shuffle_epi8(_mm256_set1_epi32((int)d),
                             _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302));
     return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), _mm512_cvtph_ps(halves));
-}
-
-static ALWAYS_INLINE __m512 add_scaled(__m512 sum, __m512i dots, __m512 scale, __m512i lanes) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_permutexvar_ps(lanes, scale), sum);
-}
-
-static ALWAYS_INLINE __m512i dot(__m512i sum, __m512i levels, const struct prepared *p, int step) {
-    return _mm512_dpbusd_epi32(sum, levels, _mm512_load_si512(p->q + 64 * step));
-}
-
-static ALWAYS_INLINE __m512i start(const struct prepared *p, int step) { return _mm512_load_si512(p->start + 16 * step); }
-
-/* Lane numbers a a a a b b b b c c c c d d d d */
-static ALWAYS_INLINE __m512i fours(int a, int b, int c, int d) {
-    return _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_setr_epi32(a, a, a, a, b, b, b, b)),
-                              _mm256_setr_epi32(c, c, c, c, d, d, d, d), 1);
 }
 
 /* Levels of Q4_K and Q5_K in the order of layout_q45_k: low[0], low[1]: the first and second 16 weights of groups 0 2 4 6,
@@ -170,16 +99,6 @@ static ALWAYS_INLINE void dot_q4_k(const uint8_t *b, const struct prepared *cons
         {_mm512_and_si512(first, nibble), _mm512_and_si512(second, nibble)},
         {_mm512_and_si512(_mm512_srli_epi16(first, 4), nibble), _mm512_and_si512(_mm512_srli_epi16(second, 4), nibble)}};
     dot_levels_k(&l, b, p, n, sum);
-}
-
-/* 128-bit lanes 0..3 rotated left by a, b, c, d bits (in each 64 bits: neighbours' bits get in and are masked off later). */
-static ALWAYS_INLINE __m512i rotate_lanes(__m512i x, int a, int b, int c, int d) {
-    return _mm512_rolv_epi64(x, _mm512_setr_epi64(a, a, b, b, c, c, d, d));
-}
-
-/* (mask & low) | (~mask & high) */
-static ALWAYS_INLINE __m512i choose(__m512i mask, __m512i low, __m512i high) {
-    return _mm512_ternarylogic_epi64(mask, low, high, 0xca);
 }
 
 static ALWAYS_INLINE void dot_q5_k(const uint8_t *b, const struct prepared *const p[], int n, __m512 sum[]) {
@@ -255,68 +174,11 @@ static ALWAYS_INLINE void dot_q4_0(const uint8_t *b, const struct prepared *cons
     }
 }
 
-/* ---- matrix times few vectors ----------------------------------------------------------------------------------- */
-
-struct format {
-    void (*dot)(const uint8_t *piece, const struct prepared *const p[], int n, __m512 sum[]);
-    const struct layout *layout;
-    size_t block_weights, block_bytes;
-};
-
-/* `streams` rows, `apart` rows from each other, times n vectors; both are constants wherever this is inlined. */
-static ALWAYS_INLINE void rows_n(const struct format f, const struct matmul *m, size_t r, size_t apart, int streams, int n) {
-    const struct prepared *room = m->scratch, *p[FEW];
-    const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
-    const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
-    const uint8_t *row[STREAMS];
-    __m512 sum[STREAMS][FEW];
-    for (int v = 0; v < n; v++) p[v] = room + v * pieces;
-    for (int s = 0; s < streams; s++) {
-        row[s] = m->w + (r + s * apart) * m->row_bytes;
-        for (int v = 0; v < n; v++) sum[s][v] = _mm512_setzero_ps();
-    }
-    for (size_t i = 0; i < whole; i++) {
-        for (int s = 0; s < streams; s++) {
-            prefetch_ahead(row[s], piece_bytes);
-            f.dot(row[s], p, n, sum[s]);
-            row[s] += piece_bytes;
-        }
-        for (int v = 0; v < n; v++) p[v]++;
-    }
-    for (int s = 0; s < streams; s++) {
-        if (rest) { /* eight blocks, of which the missing ones are zero */
-            uint8_t padded[PIECE / 32 * sizeof(struct block_q8_0)] = {0};
-            memcpy(padded, row[s], rest);
-            f.dot(padded, p, n, sum[s]);
-        }
-        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = _mm512_reduce_add_ps(sum[s][v]);
-    }
-}
-
-/* n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
-    struct prepared *room = m->scratch;
-    const size_t pieces = pieces_of(m->k), half = (m->row_end - m->row_begin) / STREAMS;
-    for (int v = 0; v < n; v++)
-        for (size_t i = 0; i < pieces; i++) prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
-    for (size_t s = 0; s < STREAMS; s++) prefetch_first(m->w + (m->row_begin + s * half) * m->row_bytes);
-    for (size_t r = 0; r < half; r++) rows_n(f, m, m->row_begin + r, half, STREAMS, n);
-    for (size_t r = m->row_begin + half * STREAMS; r < m->row_end; r++) rows_n(f, m, r, 0, 1, n);
-}
-
-static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
-    switch (m->n) {
-    case 1: matvec_n(f, m, 1); break;
-    case 2: matvec_n(f, m, 2); break;
-    case 3: matvec_n(f, m, 3); break;
-    case 4: matvec_n(f, m, 4); break;
-    default: break;
-    }
-}
+/* ---- the table -------------------------------------------------------------------------------------------------- */
 
 #define MATMUL(name, layout_name, weights)                                                                                     \
     static void matmul_##name(const struct matmul *m) {                                                                        \
-        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name)};                              \
+        const struct format f = {dot_##name, &layout_name, weights, sizeof(struct block_##name), 0};                              \
         if (m->n > FEW)                                                                                                        \
             gemm_##name##_avx512(m);                                                                                           \
         else                                                                                                                   \

@@ -1,0 +1,166 @@
+/* AVX-512: products of quantized matrices with up to FEW vectors, for any type that can multiply 256 columns of one row.
+ *
+ * Rearranges the vectors into struct prepared, walks the rows of a slice in streams, prefetches, and pads the columns that are
+ * left. Knows no type: quants_avx512.c and formats_avx512.c bring a function `dot` each, which is inlined here. */
+#ifndef COLDSTREAM_MATVEC_AVX512_H
+#define COLDSTREAM_MATVEC_AVX512_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/matmul.h"
+
+/* ---- vectors, rearranged ---------------------------------------------------------------------------------------- */
+
+/* How a type wants 256 columns: the order of their sixteen 16-byte chunks, how many of the four 64-byte steps share an
+ * accumulator, the offset of its levels, and the meaning of `fold`. Or, instead of chunks, that 32-bit lane t of step i holds
+ * columns 16t+4i .. 16t+4i+3: all four steps may then share an accumulator, whose lanes are the groups of 16. */
+struct layout {
+    uint8_t chunk[16];
+    int chained; /* 1, 2 or 4 */
+    int offset;
+    enum { FOLD_D32 /* d of each 32 */, FOLD_D16 /* d of each 16 */, FOLD_MINS /* d of each 32, then -s32 */ } fold;
+    bool by_lanes;
+};
+
+static inline void prepare_piece(const struct layout *l, const struct acts *x, size_t v, size_t column, struct prepared *p) {
+    const size_t columns = x->k - column < PIECE ? x->k - column : PIECE, groups = columns / 32;
+    const size_t at = v * x->k + column;
+    int8_t padded[PIECE];
+    const int8_t *q = x->q + at;
+    if (columns < PIECE) {
+        memset(padded, 0, sizeof padded);
+        q = memcpy(padded, q, columns);
+    }
+    for (int c = 0; c < 16; c++)
+        if (l->by_lanes)
+            for (int i = 0; i < 4; i++) memcpy(p->q + 64 * i + 4 * c, q + 16 * c + 4 * i, 4);
+        else
+            memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
+
+    const __m512i offset = _mm512_set1_epi8((char)l->offset), zero = _mm512_setzero_si512();
+    for (int step = 0; step < 4; step += l->chained) {
+        __m512i sum = zero;
+        for (int i = 0; i < l->chained; i++) sum = _mm512_dpbusd_epi32(sum, offset, _mm512_load_si512(p->q + 64 * (step + i)));
+        _mm512_store_si512(p->start + 16 * step, _mm512_sub_epi32(zero, sum));
+    }
+
+    const __mmask8 valid = (__mmask8)((1u << groups) - 1);
+    const __m256 d = _mm256_maskz_loadu_ps(valid, x->d + at / 32);
+    const __m256 s32 = _mm256_maskz_loadu_ps(valid, x->s32 + at / 32);
+    const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    __m512 fold = _mm512_castps256_ps512(d);
+    if (l->fold == FOLD_D16)
+        fold = _mm512_permutexvar_ps(twice, fold);
+    else
+        fold = _mm512_insertf32x8(fold, _mm256_xor_ps(s32, _mm256_set1_ps(-0.0f)), 1);
+    _mm512_store_ps(p->fold, fold);
+    const __m512i sum16 = _mm512_maskz_loadu_epi32((__mmask16)((1u << 2 * groups) - 1), x->sum16 + at / 16);
+    _mm512_store_ps(p->sums, _mm512_mul_ps(_mm512_cvtepi32_ps(sum16), _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d))));
+}
+
+/* ---- 256 columns of one row ------------------------------------------------------------------------------------- */
+
+static inline __m512 spread_f16(const void *d) {
+    uint16_t h;
+    memcpy(&h, d, sizeof h);
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)h));
+}
+
+/* The eight halves that stand `stride` bytes apart. */
+static inline __m256 eight_f16(const uint8_t *at, size_t stride) {
+    uint16_t h[8];
+    for (int i = 0; i < 8; i++) memcpy(h + i, at + i * stride, 2);
+    return _mm256_cvtph_ps(
+        _mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], (short)h[4], (short)h[5], (short)h[6], (short)h[7]));
+}
+
+static ALWAYS_INLINE __m512 add_scaled(__m512 sum, __m512i dots, __m512 scale, __m512i lanes) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_permutexvar_ps(lanes, scale), sum);
+}
+
+static ALWAYS_INLINE __m512i dot(__m512i sum, __m512i levels, const struct prepared *p, int step) {
+    return _mm512_dpbusd_epi32(sum, levels, _mm512_load_si512(p->q + 64 * step));
+}
+
+static ALWAYS_INLINE __m512i start(const struct prepared *p, int step) { return _mm512_load_si512(p->start + 16 * step); }
+
+/* Lane numbers a a a a b b b b c c c c d d d d */
+static ALWAYS_INLINE __m512i fours(int a, int b, int c, int d) {
+    return _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_setr_epi32(a, a, a, a, b, b, b, b)),
+                              _mm256_setr_epi32(c, c, c, c, d, d, d, d), 1);
+}
+
+/* 128-bit lanes 0..3 rotated left by a, b, c, d bits (in each 64 bits: neighbours' bits get in and are masked off later). */
+static ALWAYS_INLINE __m512i rotate_lanes(__m512i x, int a, int b, int c, int d) {
+    return _mm512_rolv_epi64(x, _mm512_setr_epi64(a, a, b, b, c, c, d, d));
+}
+
+/* (mask & low) | (~mask & high) */
+static ALWAYS_INLINE __m512i choose(__m512i mask, __m512i low, __m512i high) {
+    return _mm512_ternarylogic_epi64(mask, low, high, 0xca);
+}
+
+/* ---- matrix times few vectors ----------------------------------------------------------------------------------- */
+
+struct format {
+    void (*dot)(const uint8_t *piece, const struct prepared *const p[], int n, __m512 sum[]);
+    const struct layout *layout;
+    size_t block_weights, block_bytes, row_meta; /* row_meta: bytes in front of a row, which hold its scale */
+};
+
+/* STREAMS rows, `apart` rows from each other, times n vectors; f and n are constants wherever this is inlined. */
+static ALWAYS_INLINE void rows_n(const struct format f, const struct matmul *m, size_t r, size_t apart, int n) {
+    const struct prepared *room = m->scratch, *p[FEW];
+    const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
+    const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
+    const uint8_t *row[STREAMS];
+    __m512 sum[STREAMS][FEW];
+    for (int v = 0; v < n; v++) p[v] = room + v * pieces;
+    for (int s = 0; s < STREAMS; s++) {
+        row[s] = m->w + (r + s * apart) * m->row_bytes + f.row_meta;
+        for (int v = 0; v < n; v++) sum[s][v] = _mm512_setzero_ps();
+    }
+    for (size_t i = 0; i < whole; i++) {
+        for (int s = 0; s < STREAMS; s++) {
+            prefetch_ahead(row[s], piece_bytes);
+            f.dot(row[s], p, n, sum[s]);
+            row[s] += piece_bytes;
+        }
+        for (int v = 0; v < n; v++) p[v]++;
+    }
+    for (int s = 0; s < STREAMS; s++) {
+        if (rest) { /* eight blocks, of which the missing ones are zero */
+            uint8_t padded[PIECE / 32 * sizeof(struct block_q8_0)] = {0};
+            memcpy(padded, row[s], rest);
+            f.dot(padded, p, n, sum[s]);
+        }
+        const float scale = row_scale(m->w + (r + s * apart) * m->row_bytes, f.row_meta);
+        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = scale * _mm512_reduce_add_ps(sum[s][v]);
+    }
+}
+
+/* n is a constant wherever this is inlined. */
+static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
+    struct prepared *room = m->scratch;
+    const size_t pieces = pieces_of(m->k), half = (m->row_end - m->row_begin) / STREAMS;
+    for (int v = 0; v < n; v++)
+        for (size_t i = 0; i < pieces; i++) prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
+    for (size_t s = 0; s < STREAMS; s++) prefetch_first(m->w + (m->row_begin + s * half) * m->row_bytes);
+    for (size_t r = 0; r < half; r++) rows_n(f, m, m->row_begin + r, half, n);
+    for (size_t r = m->row_begin + half * STREAMS; r < m->row_end; r++)
+        rows_n(f, m, r, 0, n); /* the row that is left over, in every stream: not worth code of its own */
+}
+
+static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
+    switch (m->n) {
+    case 1: matvec_n(f, m, 1); break;
+    case 2: matvec_n(f, m, 2); break;
+    case 3: matvec_n(f, m, 3); break;
+    case 4: matvec_n(f, m, 4); break;
+    default: break;
+    }
+}
+
+
+#endif
