@@ -10,7 +10,6 @@
 #include "core/codebooks.h"
 #include "cpu/matvec_avx2.h"
 #include "cpu/panel_avx2.h"
-#include "cpu/signs_avx2.h"
 
 enum {
 #define X(suffix, name, id, weights, bytes, row_meta) WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
@@ -155,6 +154,25 @@ static ALWAYS_INLINE __m256i signs_of_bits(uint32_t bits) {
     const __m256i order = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), order);
     return _mm256_or_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), all(1));
+}
+
+/* Seven-bit codes in bytes, each with the bit on top that makes the number of set bits even. */
+static inline __m256i signs_of_codes(__m256i codes) {
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256i parity = _mm256_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0, 0, -128, -128, 0,
+                                            -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0);
+    const __m256i low = _mm256_shuffle_epi8(parity, _mm256_and_si256(codes, nibble));
+    const __m256i high = _mm256_shuffle_epi8(parity, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
+    return _mm256_xor_si256(codes, _mm256_xor_si256(low, high));
+}
+
+/* The same for the four codes in the low 28 bits of each word. */
+static inline __m256i signs_of_words(__m256i words) {
+    const __m256i a = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
+    const __m256i b = _mm256_and_si256(_mm256_slli_epi32(words, 1), _mm256_set1_epi32(0x7f00));
+    const __m256i c = _mm256_and_si256(_mm256_slli_epi32(words, 2), _mm256_set1_epi32(0x7f0000));
+    const __m256i d = _mm256_and_si256(_mm256_slli_epi32(words, 3), _mm256_set1_epi32(0x7f000000));
+    return signs_of_codes(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
 }
 
 static ALWAYS_INLINE __m256i join(__m128i low, __m128i high) {

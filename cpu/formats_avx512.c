@@ -10,7 +10,6 @@
 #include "core/codebooks.h"
 #include "cpu/matvec_avx512.h"
 #include "cpu/panel_avx512.h"
-#include "cpu/signs_avx2.h"
 
 enum {
 #define X(suffix, name, id, weights, bytes, row_meta) WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
@@ -73,25 +72,28 @@ static ALWAYS_INLINE __m512i bits_of(__m512i x, __m512i right, uint32_t mask) {
 }
 static ALWAYS_INLINE __m512i minus(__m512i x, uint32_t y) { return _mm512_sub_epi32(x, all32(y)); }
 
-/* Nibble t of eight bytes, low nibbles first. */
+/* Lowest four bits of lane t: nibble t of eight bytes, low nibbles first. What is above them is not cleared. */
 static ALWAYS_INLINE __m512i nibbles_16(const uint8_t *at) {
     const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    return bits_of(_mm512_permutexvar_epi32(half, _mm512_castsi128_si512(load8(at))), by_16(0, 4), 15);
+    return _mm512_rorv_epi32(_mm512_permutexvar_epi32(half, _mm512_castsi128_si512(load8(at))), by_16(0, 4));
 }
-/* Nibble t/2 of four bytes, low nibbles first. */
-static ALWAYS_INLINE __m512i nibbles_32(const uint8_t *at) { return bits_of(all32(word32(at)), by_32(0, 4), 15); }
+/* Lowest four bits: nibble t/2 of four bytes. */
+static ALWAYS_INLINE __m512i nibbles_32(const uint8_t *at) { return _mm512_rorv_epi32(all32(word32(at)), by_32(0, 4)); }
+static ALWAYS_INLINE __m512i only_nibbles(__m512i x) { return _mm512_and_si512(x, all32(15)); }
 /* The nibbles of four bytes, first all low ones. */
 static ALWAYS_INLINE __m512i nibbles_32_planes(const uint8_t *at) {
     return bits_of(all32(word32(at)), _mm512_setr_epi32(0, 0, 8, 8, 16, 16, 24, 24, 4, 4, 12, 12, 20, 20, 28, 28), 15);
 }
-/* 2 * x + 1 */
-static ALWAYS_INLINE __m512i odd(__m512i x) { return _mm512_or_si512(_mm512_add_epi32(x, x), all32(1)); }
+/* (a * n + b) * unit for the n in the lowest four bits; of them only `mask` count */
+static ALWAYS_INLINE __m512 linear(__m512i n, int a, int b, int mask, float factor, __m512 unit) {
+    const __m512i code = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), all32((uint32_t)mask));
+    const __m512i value = _mm512_add_epi32(_mm512_mullo_epi32(code, all32((uint32_t)a)), all32((uint32_t)b));
+    const __m512 table_of = _mm512_mul_ps(_mm512_cvtepi32_ps(value), _mm512_set1_ps(factor)); /* constant */
+    return _mm512_mul_ps(_mm512_permutexvar_ps(n, table_of), unit);
+}
 
 static ALWAYS_INLINE __m512 scaled(__m512i x, __m512 unit) { return _mm512_mul_ps(_mm512_cvtepi32_ps(x), unit); }
 static ALWAYS_INLINE __m512 half_at(const uint8_t *at) { return spread_f16(at); }
-static ALWAYS_INLINE __m512 half_times(const uint8_t *at, float factor) {
-    return _mm512_mul_ps(spread_f16(at), _mm512_set1_ps(factor));
-}
 static ALWAYS_INLINE __m512 twice(__m256 x) {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), _mm512_castps256_ps512(x));
 }
@@ -146,15 +148,40 @@ static ALWAYS_INLINE __m512i with_signs(__m512i magnitudes, uint64_t negative) {
     const __m512i x = _mm512_xor_si512(magnitudes, all(-128));
     return _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
 }
-/* Entries of eight and of four weights. */
-static ALWAYS_INLINE __m512i entries_8(const uint64_t *grid, __m256i index) { return _mm512_i32gather_epi64(index, grid, 8); }
-static ALWAYS_INLINE __m512i entries_4(const uint32_t *grid, __m512i index) { return _mm512_i32gather_epi32(index, grid, 4); }
-/* Bits `mask` of x rotated right, added to an index. */
-static ALWAYS_INLINE __m256i with_high_bits(__m256i index, uint32_t x, __m256i right, uint32_t mask) {
-    const __m256i moved = _mm256_rorv_epi32(_mm256_set1_epi32((int)x), right);
-    return _mm256_ternarylogic_epi32(index, moved, _mm256_set1_epi32((int)mask), 0xf8); /* index | (moved & mask) */
+/* Entries of eight and of four weights. A gather merges into its destination: unless that is zeroed, it waits for whatever the
+ * register held last, which here is the gather of the piece before. The compiler leaves the zeroing out when it knows that the
+ * mask is full. */
+static ALWAYS_INLINE __mmask16 full_mask(void) {
+    __mmask16 mask = 0xffff;
+    __asm__("" : "+k"(mask));
+    return mask;
+}
+static ALWAYS_INLINE __m512i entries_8(const uint64_t *grid, __m256i index) {
+    return _mm512_mask_i32gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, grid, 8);
+}
+static ALWAYS_INLINE __m512i entries_4(const uint32_t *grid, __m512i index) {
+    return _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), full_mask(), index, grid, 4);
+}
+/* Byte i of each 32 bits, and bits `mask` of another word moved left: indices into a codebook. */
+static ALWAYS_INLINE __m256i indices(__m256i low, int i, __m256i high, int left, int mask) {
+    const __m256i order = _mm256_setr_epi8(0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1, -1, 12, -1, -1, -1, 0, -1, -1, -1, 4, -1, -1, -1, 8,
+                                           -1, -1, -1, 12, -1, -1, -1);
+    const __m256i byte = _mm256_shuffle_epi8(low, _mm256_add_epi8(order, _mm256_set1_epi32(i)));
+    const __m256i moved = left >= 0 ? _mm256_slli_epi32(high, left) : _mm256_srli_epi32(high, -left);
+    return _mm256_ternarylogic_epi32(byte, moved, _mm256_set1_epi32(mask), 0xf8); /* byte | (moved & mask) */
 }
 
+/* Seven-bit codes in bytes, each with the bit on top that makes the number of set bits even. */
+static ALWAYS_INLINE __m512i signs_of_codes(__m512i codes) {
+    const __m512i parity =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0));
+    const __m512i low = _mm512_shuffle_epi8(parity, low_nibbles(codes)), high = _mm512_shuffle_epi8(parity, high_nibbles(codes));
+    return _mm512_ternarylogic_epi32(codes, low, high, 0x96); /* exclusive or */
+}
+/* Adds the bits `mask` of x moved left by one bit a byte: code i of a word to its byte i. */
+static ALWAYS_INLINE __m512i with_code(__m512i codes, __m512i x, int i) {
+    return _mm512_ternarylogic_epi32(codes, _mm512_slli_epi32(x, (unsigned)i), all32(0x7fu << 8 * i), 0xf8);
+}
 /* ---- 32-weight blocks: eight of them, order of layout HALVES -------------------------------------------------------- */
 
 static ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, size_t stride) {
@@ -259,12 +286,13 @@ static ALWAYS_INLINE void open_q3_k(const uint8_t *b, struct opened *o) {
 static ALWAYS_INLINE void open_iq4_xs(const uint8_t *b, struct opened *o) {
     nibble_levels(load64(b + 8), load64(b + 72), table(codebook_v4[0]), o->level);
     const __m512i high = bits_of(all32(word32(b)), by_32(12, 2), 0x30); /* bits 16 + 2g of the first word */
-    o->scale = scaled(minus(_mm512_or_si512(nibbles_32(b + 4), high), 32), half_at(b));
+    o->scale = scaled(minus(_mm512_or_si512(only_nibbles(nibbles_32(b + 4)), high), 32), half_at(b));
 }
 
 /* IQ4_K and IQ5_K: four upper and eight lower bytes of 6-bit scales. */
 static ALWAYS_INLINE __m512 six_bit_scales(const uint8_t *b) {
-    return scaled(minus(_mm512_or_si512(nibbles_16(b + 8), bits_of(all32(word32(b + 4)), by_16(-4, 2), 0x30)), 32), half_at(b));
+    const __m512i high = bits_of(all32(word32(b + 4)), by_16(-4, 2), 0x30);
+    return scaled(minus(_mm512_or_si512(only_nibbles(nibbles_16(b + 8)), high), 32), half_at(b));
 }
 
 static ALWAYS_INLINE void open_iq4_k(const uint8_t *b, struct opened *o) {
@@ -312,14 +340,14 @@ static ALWAYS_INLINE void lookup_three_bits(const uint8_t *qs, const uint8_t *qh
 
 static ALWAYS_INLINE void open_iq2_k(const uint8_t *b, struct opened *o) {
     lookup_crumbs(b + 12, o->level);
-    o->scale = scaled(minus(nibbles_16(b + 4), 8), half_at(b));
+    o->scale = linear(nibbles_16(b + 4), 1, -8, 15, 1, half_at(b));
     o->raised = word16(b + 2);
 }
 
 static ALWAYS_INLINE void open_iq3_k(const uint8_t *b, struct opened *o) {
     lookup_three_bits(b + 14, b + 78, o->level);
-    const __m512i s = odd(nibbles_16(b + 6));
-    o->scale = scaled(_mm512_mask_sub_epi32(s, (__mmask16)word16(b + 4), _mm512_setzero_si512(), s), half_at(b));
+    const __m512 s = linear(nibbles_16(b + 6), 2, 1, 15, 1, half_at(b));
+    o->scale = _mm512_mask_sub_ps(s, (__mmask16)word16(b + 4), _mm512_setzero_ps(), s);
     o->raised = word16(b + 2);
 }
 
@@ -359,7 +387,7 @@ static ALWAYS_INLINE void open_iq4_kss(const uint8_t *b, struct opened *o) {
 static ALWAYS_INLINE void open_iq2_ks(const uint8_t *b, struct opened *o) {
     lookup_crumbs(b + 6, o->level);
     const uint32_t extra = word16(b);
-    o->scale = unscaled(minus(_mm512_or_si512(nibbles_32(b + 2), bits_of(all32(extra), by_32(4, 1), 16)), 16));
+    o->scale = unscaled(minus(_mm512_or_si512(only_nibbles(nibbles_32(b + 2)), bits_of(all32(extra), by_32(4, 1), 16)), 16));
     o->raised = twice_bits(extra & 255);
 }
 
@@ -396,107 +424,120 @@ static ALWAYS_INLINE void open_iq2_kl(const uint8_t *b, struct opened *o) {
     o->scale = unscaled(minus(_mm512_or_si512(nibbles_32_planes(b + 2), high), 32));
 }
 
-/* ---- codebooks: columns in their order -------------------------------------------------------------------------------- */
+/* ---- codebooks ---------------------------------------------------------------------------------------------------------
+ *
+ * Which units a gather takes is free, because the activations can be put in any order. Lane l of step i always is unit 4l+i: the
+ * indices of a lane's four units stand side by side in the block, and its weights belong to the same scale in all steps. */
+
+/* Entries of eight weights (lane: a 32-group), whose signs are byte `byte` of the lane. */
+static ALWAYS_INLINE __m512i signed_8(__m512i entries, __m512i signs, int byte) {
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8));
+    const __m512i spread = _mm512_shuffle_epi8(signs, _mm512_add_epi8(order, all(byte)));
+    return with_signs(entries, _mm512_test_epi8_mask(spread, _mm512_set1_epi64((long long)0x8040201008040201)));
+}
 
 static ALWAYS_INLINE void open_iq2_xxs(const uint8_t *b, struct opened *o) {
     /* a 64-bit word each 32 weights: four indices, then four sign codes and the scale */
-    const __m256i upper = _mm512_cvtepi64_epi32(_mm512_srli_epi64(load64(b + 2), 32));
-    uint64_t negative[4];
-    _mm256_storeu_si256((__m256i *)negative, signs_of_words(upper));
+    const __m512i x = load64(b + 2);
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, -1, -1, -1, -1, -1, -1, 8, -1, -1, -1, -1, -1, -1, -1));
+    const __m512i codes = with_code(with_code(with_code(_mm512_and_si512(x, all32(0x7f)), x, 1), x, 2), x, 3);
+    const __m512i signs = signs_of_codes(codes);
     for (int i = 0; i < 4; i++) {
-        const __m128i bytes = _mm_shuffle_epi32(load16(b + 2 + 16 * i), 0x08);
-        o->level[i] = with_signs(entries_8(codebook_iq2xxs, _mm256_cvtepu8_epi32(bytes)), negative[i]);
+        const __m512i index = _mm512_shuffle_epi8(x, _mm512_add_epi8(order, _mm512_set1_epi64(i)));
+        const __m512i entries =
+            _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xxs, 8);
+        o->level[i] = signed_8(entries, signs, 4 + i);
     }
-    const __m512i s = _mm512_permutexvar_epi32(by_32(0, 1), _mm512_castsi256_si512(_mm256_srli_epi32(upper, 28)));
-    o->scale = scaled(odd(s), half_times(b, 0.125f));
+    const __m512i upper = _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(x)));
+    o->scale = linear(_mm512_srli_epi32(upper, 28), 2, 1, 15, 0.125f, half_at(b));
 }
 
 static ALWAYS_INLINE void open_iq2_xs(const uint8_t *b, struct opened *o) {
-    const __m256i codes = _mm512_cvtepi16_epi8(_mm512_srli_epi16(load64(b + 2), 9));
-    uint64_t negative[4];
-    _mm256_storeu_si256((__m256i *)negative, signs_of_codes(codes));
+    const __m512i x = load64(b + 2), signs = signs_of_codes(_mm512_srli_epi16(x, 9));
     for (int i = 0; i < 4; i++) {
-        const __m256i index = _mm256_and_si256(_mm256_cvtepu16_epi32(load16(b + 2 + 16 * i)), _mm256_set1_epi32(511));
-        o->level[i] = with_signs(entries_8(codebook_iq2xs, index), negative[i]);
+        const __m512i index = _mm512_and_si512(_mm512_srli_epi64(x, 16 * (unsigned)i), _mm512_set1_epi64(511));
+        const __m512i entries =
+            _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xs, 8);
+        o->level[i] = signed_8(entries, signs, 2 * i);
     }
-    o->scale = scaled(odd(nibbles_16(b + 66)), half_times(b, 0.125f));
+    o->scale = linear(nibbles_16(b + 66), 2, 1, 15, 0.125f, half_at(b));
 }
 
 static ALWAYS_INLINE void open_iq2_s(const uint8_t *b, struct opened *o) {
-    /* unit j of eight: bits 2j, 2j+1 of the two bytes of qh become index bits 8 and 9 */
-    const __m256i right = _mm256_setr_epi32(24, 26, 28, 30, 0, 2, 4, 6);
-    for (int i = 0; i < 4; i++) {
-        const __m256i low = _mm256_cvtepu8_epi32(load8(b + 2 + 8 * i));
-        const __m256i index = with_high_bits(low, word32(b + 66 + 2 * i), right, 0x300);
-        o->level[i] = with_signs(entries_8(codebook_iq2s, index), word64(b + 34 + 8 * i));
-    }
-    o->scale = scaled(odd(nibbles_16(b + 74)), half_times(b, 0.125f));
+    const __m256i qs = load32(b + 2), qh = _mm256_cvtepu8_epi32(load8(b + 66));
+    const __m512i signs = _mm512_cvtepu32_epi64(load32(b + 34));
+    for (int i = 0; i < 4; i++) /* bits 2i, 2i+1 of a byte of qh are bits 8 and 9 of an index */
+        o->level[i] = signed_8(entries_8(codebook_iq2s, indices(qs, i, qh, 8 - 2 * i, 0x300)), signs, i);
+    o->scale = linear(nibbles_16(b + 74), 2, 1, 15, 0.125f, half_at(b));
 }
 
-/* IQ3_XXS and IQ3_S in the order BY_LANES, so that indices need no widening and scales no spreading: lane t of `qs` holds the indices
- * of its four entries, lane t of `ninth` their ninth bits, the words of `signs` the sixteen signs. */
-static ALWAYS_INLINE void quad_levels(const uint32_t *grid, __m512i qs, __m512i ninth, __m256i signs, struct opened *o) {
+/* Entries of four weights (lane: a 16-group): lane t of `qs` holds the four indices, bit i of `ninth` the ninth bit of index i, the
+ * lower half of `signs` the sixteen signs. */
+static ALWAYS_INLINE void quad_levels(const uint32_t *grid, __m512i qs, __m512i ninth, bool has_ninth, __m512i signs,
+                                      struct opened *o) {
     const __m512i first = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-    const __m512i lanes = _mm512_cvtepu16_epi32(signs);
-    const __m512i bits[2] = {_mm512_shuffle_epi8(lanes, first), _mm512_shuffle_epi8(lanes, _mm512_add_epi8(first, all(1)))};
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1, -1, 12, -1, -1, -1));
+    const __m512i bits[2] = {_mm512_shuffle_epi8(signs, first), _mm512_shuffle_epi8(signs, _mm512_add_epi8(first, all(1)))};
     for (int i = 0; i < 4; i++) {
-        const __m512i low = _mm512_and_si512(_mm512_srli_epi32(qs, 8 * i), all32(255));
-        const __m512i index = _mm512_ternarylogic_epi32(low, _mm512_slli_epi32(ninth, 8 - i), all32(256), 0xf8);
+        __m512i index = _mm512_shuffle_epi8(qs, _mm512_add_epi8(order, all32((uint32_t)i)));
+        if (has_ninth) index = _mm512_ternarylogic_epi32(index, _mm512_slli_epi32(ninth, 8 - (unsigned)i), all32(256), 0xf8);
         o->level[i] = with_signs(entries_4(grid, index), _mm512_test_epi8_mask(bits[i / 2], all32(i % 2 ? 0x80402010 : 0x08040201)));
     }
 }
 
 static ALWAYS_INLINE void open_iq3_xxs(const uint8_t *b, struct opened *o) {
-    const __m256i words = load32(b + 66);
-    quad_levels(codebook_iq3xxs, load64(b + 2), _mm512_setzero_si512(), signs_of_words(words), o);
-    const __m512i s = _mm512_permutexvar_epi32(by_32(0, 1), _mm512_castsi256_si512(_mm256_srli_epi32(words, 28)));
-    o->scale = scaled(odd(s), half_times(b, 0.25f));
+    /* a word each 32 weights, four sign codes and the scale: the even lanes' codes are the lower two */
+    const __m512i words = _mm512_permutexvar_epi32(by_32(0, 1), _mm512_castsi256_si512(load32(b + 66)));
+    const __m512i codes = _mm512_srlv_epi32(words, _mm512_set1_epi64(14ll << 32));
+    const __m512i signs = signs_of_codes(with_code(_mm512_and_si512(codes, all32(0x7f)), codes, 1));
+    quad_levels(codebook_iq3xxs, load64(b + 2), signs, false, signs, o);
+    o->scale = linear(_mm512_srli_epi32(words, 28), 2, 1, 15, 0.25f, half_at(b));
 }
 
 static ALWAYS_INLINE void open_iq3_s(const uint8_t *b, struct opened *o) {
-    quad_levels(codebook_iq3s, load64(b + 2), nibbles_16(b + 66), load32(b + 74), o);
-    o->scale = scaled(odd(nibbles_32(b + 106)), half_at(b));
+    quad_levels(codebook_iq3s, load64(b + 2), nibbles_16(b + 66), true, _mm512_cvtepu16_epi32(load32(b + 74)), o);
+    o->scale = linear(nibbles_32(b + 106), 2, 1, 15, 1, half_at(b));
 }
 
-/* Levels of eight times what the grid says, plus or minus one by the bits of `minus_one`, a unit each. */
-static ALWAYS_INLINE __m512i ternary(__m256i index, uint32_t minus_one) {
+/* Levels of eight times what the grid says, plus or minus one by the bits of `negative`, a lane each. */
+static ALWAYS_INLINE __m512i ternary(__m256i index, __mmask8 negative) {
     const __m512i grid = _mm512_and_si512(_mm512_slli_epi16(entries_8(codebook_iq1s, index), 3), all(0xf8));
-    const __m512i delta = _mm512_mask_blend_epi64((__mmask8)minus_one, all(128 + 1), all(128 - 1));
-    return _mm512_add_epi8(grid, delta);
+    return _mm512_add_epi8(grid, _mm512_mask_blend_epi64(negative, all(128 + 1), all(128 - 1)));
 }
 
 static ALWAYS_INLINE void open_iq1_s(const uint8_t *b, struct opened *o) {
-    /* unit j: bits 3(j%4) .. of the half j/4 of two 16-bit words become index bits 8-10 */
-    const __m256i right = _mm256_setr_epi32(24, 27, 30, 1, 8, 11, 14, 17);
-    const uint32_t negative = _pdep_u32(_mm_movepi16_mask(load16(b + 34)), 0x11111111) * 15;
-    for (int i = 0; i < 4; i++) {
-        const __m256i low = _mm256_cvtepu8_epi32(load8(b + 2 + 8 * i));
-        o->level[i] = ternary(with_high_bits(low, word32(b + 34 + 4 * i), right, 0x700), negative >> 8 * i);
-    }
-    const __m256i words = _mm256_and_si256(_mm256_srli_epi32(_mm256_cvtepu16_epi32(load16(b + 34)), 12), _mm256_set1_epi32(7));
-    o->scale = scaled(odd(_mm512_permutexvar_epi32(by_32(0, 1), _mm512_castsi256_si512(words))), half_times(b, 0.125f));
+    /* sixteen bits a 32-group: upper index bits, three each, then the scale and the sign of delta */
+    const __m256i qs = load32(b + 2), x = _mm256_cvtepu16_epi32(load16(b + 34));
+    const __mmask8 negative = _mm_movepi16_mask(load16(b + 34));
+    for (int i = 0; i < 4; i++) o->level[i] = ternary(indices(qs, i, x, 8 - 3 * i, 0x700), negative);
+    const __m512i scale = _mm512_srli_epi32(_mm512_permutexvar_epi32(by_32(0, 1), _mm512_castsi256_si512(x)), 12);
+    o->scale = linear(scale, 2, 1, 7, 0.125f, half_at(b));
 }
 
 static ALWAYS_INLINE void open_iq1_m(const uint8_t *b, struct opened *o) {
-    const __m256i right = _mm256_setr_epi32(24, 28, 0, 4, 8, 12, 16, 20), fourth = _mm256_set1_epi32(0x800);
-    for (int i = 0; i < 4; i++) { /* nibble j: three index bits, and the sign of delta */
-        const uint32_t nibbles = word32(b + 32 + 4 * i);
-        const uint32_t negative = _mm256_test_epi32_mask(_mm256_rorv_epi32(_mm256_set1_epi32((int)nibbles), right), fourth);
-        o->level[i] = ternary(with_high_bits(_mm256_cvtepu8_epi32(load8(b + 8 * i)), nibbles, right, 0x700), negative);
-    }
+    /* a nibble a unit: three upper index bits and the sign of delta */
+    const __m256i qs = load32(b), qh = _mm256_cvtepu16_epi32(load16(b + 32));
+    for (int i = 0; i < 4; i++)
+        o->level[i] = ternary(indices(qs, i, qh, 8 - 4 * i, 0x700), _mm256_test_epi32_mask(qh, _mm256_set1_epi32(8 << 4 * i)));
     /* four 16-bit words: four 3-bit scales each, and a nibble of d on top */
     const uint16_t d = (uint16_t)_pext_u64(word64(b + 48), 0xf000f000f000f000);
     const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    const __m512i right16 = _mm512_setr_epi32(0, 3, 6, 9, 16, 19, 22, 25, 0, 3, 6, 9, 16, 19, 22, 25);
-    const __m512i s = bits_of(_mm512_permutexvar_epi32(half, _mm512_castsi128_si512(load8(b + 48))), right16, 7);
-    o->scale = scaled(odd(s), half_times((const uint8_t *)&d, 0.125f));
+    const __m512i right = _mm512_setr_epi32(0, 3, 6, 9, 16, 19, 22, 25, 0, 3, 6, 9, 16, 19, 22, 25);
+    const __m512i s = _mm512_rorv_epi32(_mm512_permutexvar_epi32(half, _mm512_castsi128_si512(load8(b + 48))), right);
+    o->scale = linear(s, 2, 1, 7, 0.125f, half_at((const uint8_t *)&d));
 }
 
 /* ---- what follows from an opened piece --------------------------------------------------------------------------------- */
 
 /* How levels stand in registers: which 16 columns each 128 bits hold. */
-#define ORDER_NATURAL  {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-#define ORDER_BY_LANES {0}
+#define ORDER_BY_16     {0} /* unit 4 and unit 8: a lane is a group of 16, of 32 */
+#define ORDER_BY_32     {0}
+#define UNIT_PLANES     16
+#define UNIT_PAIRS      16
+#define UNIT_HALVES     16
+#define UNIT_QUARTERS   16
+#define UNIT_BY_16      4
+#define UNIT_BY_32      8
 #define ORDER_PLANES   {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}
 #define ORDER_PAIRS    {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15}
 #define ORDER_HALVES   {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}
@@ -511,7 +552,17 @@ struct traits {
 
 /* The four columns that 32-bit lane `lane` of a step holds, in fours. */
 static ALWAYS_INLINE int quad_of(const struct layout *l, int step, int lane) {
-    return l->by_lanes ? 4 * lane + step : 4 * l->chunk[4 * step + lane / 4] + lane % 4;
+    if (l->unit == 4) return 4 * lane + step;
+    if (l->unit == 8) return lane / 2 * 8 + 2 * step + lane % 2;
+    return 4 * l->chunk[4 * step + lane / 4] + lane % 4;
+}
+
+/* The scale of each lane of the accumulator that begins with `step`. */
+static ALWAYS_INLINE __m512 lane_scales(const struct layout *l, int step, __m512 s) {
+    const uint8_t *c = l->chunk + 4 * step;
+    if (l->unit == 16) return _mm512_permutexvar_ps(fours(c[0], c[1], c[2], c[3]), s);
+    if (l->chained == 4) return s;
+    return step ? _mm512_movehdup_ps(s) : _mm512_moveldup_ps(s); /* two lanes a 32-group, steps of its first and second 16 */
 }
 
 static ALWAYS_INLINE void dot_opened(const struct traits t, const struct opened *o, const struct prepared *const p[], int n,
@@ -522,11 +573,7 @@ static ALWAYS_INLINE void dot_opened(const struct traits t, const struct opened 
         for (int i = 0; i < 4; i += l->chained) {
             __m512i dots = dot(l->offset ? start(p[v], i) : _mm512_setzero_si512(), o->level[i], p[v], i);
             for (int j = 1; j < l->chained; j++) dots = dot(dots, o->level[i + j], p[v], i + j);
-            const uint8_t *c = l->chunk + 4 * i;
-            if (l->by_lanes)
-                sum[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), s, sum[v]);
-            else
-                sum[v] = add_scaled(sum[v], dots, s, fours(c[0], c[1], c[2], c[3]));
+            sum[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), lane_scales(l, i, s), sum[v]);
         }
         if (t.has_min) sum[v] = _mm512_fnmadd_ps(o->min, _mm512_load_ps(p[v]->sums), sum[v]);
         if (t.raise) {
@@ -598,16 +645,16 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
     X(iq4_ks, IQ4_KS, HALVES, 2, 128, false, 4, 32, tiles_32)        \
     X(iq4_kss, IQ4_KSS, HALVES, 2, 128, false, 4, 32, tiles_32)      \
     X(iq5_ks, IQ5_KS, PAIRS, 1, 128, false, 2, 32, tiles_32)         \
-    X(iq2_xxs, IQ2_XXS, NATURAL, 1, 128, false, 0, 32, tiles_32)     \
-    X(iq2_xs, IQ2_XS, NATURAL, 1, 128, false, 0, 16, tiles_16)       \
-    X(iq2_s, IQ2_S, NATURAL, 1, 128, false, 0, 16, tiles_16)         \
-    X(iq3_xxs, IQ3_XXS, BY_LANES, 4, 128, false, 0, 32, tiles_32)     \
-    X(iq3_s, IQ3_S, BY_LANES, 4, 128, false, 0, 32, tiles_32)         \
-    X(iq1_s, IQ1_S, NATURAL, 1, 128, false, 0, 32, tiles_32)         \
-    X(iq1_m, IQ1_M, NATURAL, 1, 128, false, 0, 16, tiles_16)
+    X(iq2_xxs, IQ2_XXS, BY_32, 4, 128, false, 0, 32, tiles_32)     \
+    X(iq2_xs, IQ2_XS, BY_32, 2, 128, false, 0, 16, tiles_16)       \
+    X(iq2_s, IQ2_S, BY_32, 2, 128, false, 0, 16, tiles_16)         \
+    X(iq3_xxs, IQ3_XXS, BY_16, 4, 128, false, 0, 32, tiles_32)     \
+    X(iq3_s, IQ3_S, BY_16, 4, 128, false, 0, 32, tiles_32)         \
+    X(iq1_s, IQ1_S, BY_32, 4, 128, false, 0, 32, tiles_32)         \
+    X(iq1_m, IQ1_M, BY_32, 2, 128, false, 0, 16, tiles_16)
 
 #define MATMUL(name, type, order, chained, offset, has_min, raise, group, tiles)                                               \
-    static const struct layout layout_##name = {ORDER_##order, chained, offset, FOLD_D16, chained == 4};                                     \
+    static const struct layout layout_##name = {ORDER_##order, chained, offset, FOLD_D16, UNIT_##order};                                     \
     static const struct traits traits_##name = {&layout_##name, has_min, raise, group};                                        \
     static ALWAYS_INLINE void dot_##name(const uint8_t *at, const struct prepared *const p[], int n, __m512 sum[]) {           \
         struct opened o;                                                                                                       \

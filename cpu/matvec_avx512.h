@@ -13,30 +13,30 @@
 /* ---- vectors, rearranged ---------------------------------------------------------------------------------------- */
 
 /* How a type wants 256 columns: the order of their sixteen 16-byte chunks, how many of the four 64-byte steps share an
- * accumulator, the offset of its levels, and the meaning of `fold`. Or, instead of chunks, that 32-bit lane t of step i holds
- * columns 16t+4i .. 16t+4i+3: all four steps may then share an accumulator, whose lanes are the groups of 16. */
+ * accumulator, the offset of its levels, and the meaning of `fold`. Or, instead of chunks, a unit U of 4 or 8: bytes U*l .. of
+ * step i are the columns 4U*l + U*i .., so that a lane belongs to the same group of 16 or of 32 in all steps. */
 struct layout {
     uint8_t chunk[16];
     int chained; /* 1, 2 or 4 */
     int offset;
     enum { FOLD_D32 /* d of each 32 */, FOLD_D16 /* d of each 16 */, FOLD_MINS /* d of each 32, then -s32 */ } fold;
-    bool by_lanes;
+    size_t unit; /* 16: chunks */
 };
 
 static inline void prepare_piece(const struct layout *l, const struct acts *x, size_t v, size_t column, struct prepared *p) {
     const size_t columns = x->k - column < PIECE ? x->k - column : PIECE, groups = columns / 32;
-    const size_t at = v * x->k + column;
+    const size_t first = v * x->k + column;
     int8_t padded[PIECE];
-    const int8_t *q = x->q + at;
+    const int8_t *q = x->q + first;
     if (columns < PIECE) {
         memset(padded, 0, sizeof padded);
         q = memcpy(padded, q, columns);
     }
     for (int c = 0; c < 16; c++)
-        if (l->by_lanes)
-            for (int i = 0; i < 4; i++) memcpy(p->q + 64 * i + 4 * c, q + 16 * c + 4 * i, 4);
-        else
-            memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
+        memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
+    if (l->unit < 16)
+        for (size_t i = 0; i < 4; i++)
+            for (size_t at = 0; at < 64; at += l->unit) memcpy(p->q + 64 * i + at, q + 4 * at + i * l->unit, l->unit);
 
     const __m512i offset = _mm512_set1_epi8((char)l->offset), zero = _mm512_setzero_si512();
     for (int step = 0; step < 4; step += l->chained) {
@@ -46,8 +46,8 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
     }
 
     const __mmask8 valid = (__mmask8)((1u << groups) - 1);
-    const __m256 d = _mm256_maskz_loadu_ps(valid, x->d + at / 32);
-    const __m256 s32 = _mm256_maskz_loadu_ps(valid, x->s32 + at / 32);
+    const __m256 d = _mm256_maskz_loadu_ps(valid, x->d + first / 32);
+    const __m256 s32 = _mm256_maskz_loadu_ps(valid, x->s32 + first / 32);
     const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
     __m512 fold = _mm512_castps256_ps512(d);
     if (l->fold == FOLD_D16)
@@ -55,7 +55,7 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
     else
         fold = _mm512_insertf32x8(fold, _mm256_xor_ps(s32, _mm256_set1_ps(-0.0f)), 1);
     _mm512_store_ps(p->fold, fold);
-    const __m512i sum16 = _mm512_maskz_loadu_epi32((__mmask16)((1u << 2 * groups) - 1), x->sum16 + at / 16);
+    const __m512i sum16 = _mm512_maskz_loadu_epi32((__mmask16)((1u << 2 * groups) - 1), x->sum16 + first / 16);
     _mm512_store_ps(p->sums, _mm512_mul_ps(_mm512_cvtepi32_ps(sum16), _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d))));
 }
 

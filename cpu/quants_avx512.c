@@ -42,10 +42,10 @@ static void quantize(const struct acts *a, size_t begin, size_t end) {
 
 /* ---- 256 columns of one row ------------------------------------------------------------------------------------- */
 
-static const struct layout layout_q8_0 = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 128, FOLD_D32, false};
-static const struct layout layout_q6_k = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 32, FOLD_D16, false};
-static const struct layout layout_q4_0 = {{0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}, 2, 8, FOLD_D32, false};
-static const struct layout layout_q45_k = {{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}, 2, 0, FOLD_MINS, false};
+static const struct layout layout_q8_0 = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 128, FOLD_D32, 16};
+static const struct layout layout_q6_k = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 1, 32, FOLD_D16, 16};
+static const struct layout layout_q4_0 = {{0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}, 2, 8, FOLD_D32, 16};
+static const struct layout layout_q45_k = {{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}, 2, 0, FOLD_MINS, 16};
 
 /* Lanes 0-7: d * scale of the eight groups; lanes 8-15: dmin * minimum. `at`: d, dmin, twelve packed bytes. */
 static inline __m512 scales_and_mins(const uint8_t *at) {
