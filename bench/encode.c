@@ -1,8 +1,8 @@
 /* How well and how fast weights are written:
  *
- *     encode speed [TYPE]           M weights a second of one thread's time, on rows of 2048 near-normal numbers, with an importance
- *     encode compare DIR COLUMNS    against blocks that another program made of DIR/input.f32 (rows of COLUMNS floats), with
- *                                   DIR/imatrix.f32 (COLUMNS floats) when there is one: DIR/q4_k.bin and so on
+ *     encode speed [TYPE]           M weights a second of one thread's time, on rows of 2048 near-normal numbers, with an
+ * importance encode compare DIR COLUMNS    against blocks that another program made of DIR/input.f32 (rows of COLUMNS floats),
+ * with DIR/imatrix.f32 (COLUMNS floats) when there is one: DIR/q4_k.bin and so on
  *
  * `compare` prints a line a type: the error of theirs and ours, sqrt(sum w dx^2 / sum w x^2) with the importance as w, each row
  * counting the same; ours over theirs; the worst row's quotient and its number; rows more than 1 % worse. */
@@ -74,8 +74,8 @@ static void score_row(struct score *s, size_t row, double ours, double theirs) {
     }
 }
 
-static bool compare_type(const struct cpu_type *cpu, enum tensor_type type, const char *folder, struct floats x, struct floats w,
-                         size_t k) {
+static bool compare_type(const struct cpu_type *cpu, enum tensor_type type, const char *folder, struct floats x,
+                         struct floats w, size_t k) {
     const struct tensor_type_info *info = tensor_type_info(type);
     char name[64];
     uint64_t row_bytes;
@@ -95,8 +95,8 @@ static bool compare_type(const struct cpu_type *cpu, enum tensor_type type, cons
     }
     if (s.rows)
         printf("%-8s theirs %.6f  ours %.6f  ratio %.4f  worst %.4f (row %zu)  worse %zu of %zu\n", info->name,
-               sqrt(s.theirs / (double)s.rows), sqrt(s.ours / (double)s.rows), sqrt(s.ours / s.theirs), s.worst, s.worst_row, s.worse,
-               s.rows);
+               sqrt(s.theirs / (double)s.rows), sqrt(s.ours / (double)s.rows), sqrt(s.ours / s.theirs), s.worst, s.worst_row,
+               s.worse, s.rows);
     free(y);
     free(ours);
     free(theirs);

@@ -29,7 +29,10 @@ static void encode_f16_row(const float *weights, const float *importance, size_t
 
 /* To nearest even by adding what carries into the kept half; the largest floats would become infinite. */
 static uint16_t to_bf16(float x) {
-    union { float f; uint32_t u; } v = {x};
+    union {
+        float f;
+        uint32_t u;
+    } v = {x};
     const uint16_t h = (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
     return (h & 0x7f80) == 0x7f80 ? (uint16_t)((h & 0x8000) | 0x7f7f) : h;
 }
@@ -80,7 +83,8 @@ bool encode_wants_importance(enum tensor_type type) {
 void encode_clean(const float *weights, const float *importance, size_t n, float factor, float *x, float *w) {
     for (size_t i = 0; i < n; i++) x[i] = fminf(fmaxf(finite_or_zero(weights[i]) * factor, -ENCODE_LARGEST), ENCODE_LARGEST);
     double sum = 0;
-    for (size_t i = 0; importance && i < n; i++) sum += isfinite(importance[i]) && importance[i] > 0 ? (double)importance[i] : 0;
+    for (size_t i = 0; importance && i < n; i++)
+        sum += isfinite(importance[i]) && importance[i] > 0 ? (double)importance[i] : 0;
     const double inverse = sum > 0 ? (double)n / sum : 0;
     for (size_t i = 0; i < n; i++) {
         const bool counts = inverse > 0 && isfinite(importance[i]);
@@ -95,18 +99,21 @@ static void encode_pieces(encode_fn *encode, enum tensor_type type, const float 
     for (size_t first = 0; first < k; first += ENCODE_PIECE) {
         const size_t n = k - first < ENCODE_PIECE ? k - first : ENCODE_PIECE;
         for (size_t at = 0; at < n; at += QK_K)
-            encode_clean(weights + first + at, importance ? importance + first + at : NULL, n - at < QK_K ? n - at : QK_K, 1, x + at,
-                         w + at);
+            encode_clean(weights + first + at, importance ? importance + first + at : NULL, n - at < QK_K ? n - at : QK_K, 1,
+                         x + at, w + at);
         encode(x, w, n, row + first / info->block_weights * info->block_bytes);
     }
 }
 
-bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k, void *row) {
+bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k,
+                     void *row) {
     const struct encoder e = find(type, isa);
     bool finite = true;
     for (size_t i = 0; i < k; i++) finite &= isfinite(weights[i]) != 0;
-    if (e.row) e.row(weights, importance, k, row);
-    else if (e.blocks) encode_pieces(e.blocks, type, weights, importance, k, row);
+    if (e.row)
+        e.row(weights, importance, k, row);
+    else if (e.blocks)
+        encode_pieces(e.blocks, type, weights, importance, k, row);
     return finite;
 }
 

@@ -4,17 +4,17 @@
 
 #include "cpu/encode_rows.h"
 
-#define SMALL(name)                                                                                     \
-    static void encode_##name(const float *x, const float *w, size_t k, void *out) {                    \
-        encode_small(&recipe_##name, x, w, k, out);                                                     \
+#define SMALL(name)                                                                                                            \
+    static void encode_##name(const float *x, const float *w, size_t k, void *out) {                                           \
+        encode_small(&recipe_##name, x, w, k, out);                                                                            \
     }
-#define SUPER(name)                                                                                     \
-    static void encode_##name(const float *x, const float *w, size_t k, void *out) {                    \
-        encode_supers(&recipe_##name, x, w, k, out);                                                    \
+#define SUPER(name)                                                                                                            \
+    static void encode_##name(const float *x, const float *w, size_t k, void *out) {                                           \
+        encode_supers(&recipe_##name, x, w, k, out);                                                                           \
     }
-#define ROW(name, meta_bytes)                                                                           \
-    static void encode_##name(const float *weights, const float *importance, size_t k, void *row) {     \
-        encode_row_scaled(&recipe_##name, meta_bytes, weights, importance, k, row);                     \
+#define ROW(name, meta_bytes)                                                                                                  \
+    static void encode_##name(const float *weights, const float *importance, size_t k, void *row) {                            \
+        encode_row_scaled(&recipe_##name, meta_bytes, weights, importance, k, row);                                            \
     }
 
 SMALL(q4_0)

@@ -3,4 +3,6 @@
 
 #include "cpu/encode_find.h"
 
-struct encoder encode_find_levels_ref(enum tensor_type type) { return find_levels(type); }
+struct encoder encode_find_levels_ref(enum tensor_type type) {
+    return find_levels(type);
+}

@@ -1,12 +1,13 @@
 /* Fitting one scale a group: levels and scales that minimise sum w (x - scale * level)^2.
  *
  * Eight groups lie side by side, one a lane, so that searching is plain arithmetic on vectors: every lane tries its own scale.
- * Levels are integers in a row, or a table of integers in two rows of which a group picks one. Included by encode_levels_<isa>.c
- * after its vectors. */
+ * Levels are integers in a row, or a table of integers in two rows of which a group picks one. Included by
+ * encode_levels_<isa>.c after its vectors. */
 #ifndef COLDSTREAM_ENCODE_ONE_H
 #define COLDSTREAM_ENCODE_ONE_H
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/encode_private.h"
@@ -18,11 +19,11 @@ struct groups { /* lane j: group j */
     f8 largest;     /* magnitude */
     f8 least, most; /* of x */
     f8 sum_w, sum_wx;
-    int n;          /* weights a group */
+    int n; /* weights a group */
 };
 
 enum line_kind {
-    LINE_EVEN,   /* every integer from lo to hi */
+    LINE_EVEN, /* every integer from lo to hi */
     LINE_TABLE,
     LINE_PARITY, /* a table; the codes of weights 2r, 2r+1, 16+2r, 17+2r have an even number of bits set together */
     LINE_PAIRS,  /* weights 2r and 2r+1 take one of PAIR_CODES pairs */
@@ -32,11 +33,11 @@ enum line_kind {
 struct line {
     enum line_kind kind;
     int rows;
-    float lo, hi;                     /* LINE_EVEN */
-    float ends[2], top;               /* largest magnitude below zero and above, and of both */
-    float nearest[ROWS_MOST][CELLS];  /* of [i/2 - 128, i/2 - 127.5); LINE_PARITY: of the codes with an even number of bits */
-    float odd[ROWS_MOST][CELLS];      /* LINE_PARITY: of the others */
-    const int8_t (*pairs)[2];         /* LINE_PAIRS */
+    float lo, hi;                    /* LINE_EVEN */
+    float ends[2], top;              /* largest magnitude below zero and above, and of both */
+    float nearest[ROWS_MOST][CELLS]; /* of [i/2 - 128, i/2 - 127.5); LINE_PARITY: of the codes with an even number of bits */
+    float odd[ROWS_MOST][CELLS];     /* LINE_PARITY: of the others */
+    const int8_t (*pairs)[2];        /* LINE_PAIRS */
 };
 
 /* The integers a scale may be: lo, lo + step, .. hi. */
@@ -217,7 +218,7 @@ static void try_scale(const struct groups *g, const struct line *l, int row, f8 
 }
 
 static struct free_fit fit_free(const struct groups *g, const struct line *l, const struct trial *t) {
-    enum { POLISH = 3 };
+    enum { POLISH = 3, FAR = 6 };
     struct free_fit best = {set8(0), set8(0), set8(INFINITY)};
     const float ratio = powf(t->to / t->from, 1.0f / (float)(t->steps - 1));
     for (int row = 0; row < l->rows; row++) {
@@ -227,6 +228,11 @@ static struct free_fit fit_free(const struct groups *g, const struct line *l, co
             const f8 s = g->largest / set8(l->top * factor);
             try_scale(g, l, row, s, &f);
             try_scale(g, l, row, -s, &f);
+        }
+        for (int i = 0; i < FAR; i++) { /* one weight is far from all others, and does not matter */
+            factor *= 1.3f;
+            try_scale(g, l, row, g->largest / set8(l->top * factor), &f);
+            try_scale(g, l, row, -g->largest / set8(l->top * factor), &f);
         }
         for (int i = 0; i < 2; i++) { /* where rows lie that are levels already */
             try_scale(g, l, row, g->largest / set8(l->ends[i]), &f);
@@ -331,44 +337,50 @@ static float largest_scale(const struct super *b) {
     return largest;
 }
 
-/* Candidates for d put the largest scale at `factor` times an end of the whole numbers: from FACTOR_FIRST, which cuts scales off,
- * down by FACTOR_RATIO each. A segment is PER_SEGMENT of them in a row; those of the lower end come first. */
-enum { SEGMENTS = 10, PER_SEGMENT = 10 };
-#define FACTOR_FIRST 1.9f
-#define FACTOR_RATIO 0.9755f
+/* Candidates for d put the largest scale at `factor` times an end of the whole numbers: from FACTOR_FIRST, which cuts off
+ * scales of little importance, down by a ratio each. A segment is PER_SEGMENT of them in a row; those of the lower end come
+ * first. */
+enum { SEGMENTS = 14, COARSE_SEGMENTS = 2 /* of either end */, PER_SEGMENT = 10, CANDIDATES = SEGMENTS + 1 };
+#define FACTOR_FIRST 15.6f
+#define FACTOR_COARSE 0.9f
+#define FACTOR_FINE 0.9755f
 
 struct candidate {
-    float d;
+    float d; /* before rounding */
     double cost;
 };
 
-/* The `count` most promising d before rounding, best first: of each segment the one of least cost. An end that is zero has none. After
- * them, out[count] is the one with the largest scale at an end, where blocks lie that were written before. */
-static void candidates(const float ends[2], float largest, double (*cost)(const void *ctx, float d), const void *ctx, int count,
-                       float *out) {
-    struct candidate best[SEGMENTS];
+static int by_cost(const void *a, const void *b) {
+    const struct candidate *x = a, *y = b;
+    return (x->cost > y->cost) - (x->cost < y->cost);
+}
+
+/* out[0]: the largest scale at an end, where blocks lie that were written before; then of each segment the one of least cost,
+ * the best segment first. An end that is zero has none: what is left has an infinite cost. */
+static void candidates(const float ends[2], float largest, double (*cost)(const void *ctx, float d), const void *ctx,
+                       struct candidate out[CANDIDATES]) {
     float factor = FACTOR_FIRST;
-    for (int i = 0; i < SEGMENTS; i++) {
-        const float end = ends[i >= SEGMENTS / 2];
-        if (i == SEGMENTS / 2) factor = FACTOR_FIRST;
-        best[i] = (struct candidate){0, INFINITY};
-        for (int j = 0; j < PER_SEGMENT && end != 0; j++, factor *= FACTOR_RATIO) {
-            const float d = largest / (end * factor);
-            const double c = cost(ctx, d);
-            if (c < best[i].cost) best[i] = (struct candidate){d, c};
-        }
-    }
-    for (int i = 0; i < count; i++) { /* selection sort of the first few */
-        int least = i;
-        for (int j = i + 1; j < SEGMENTS; j++)
-            if (best[j].cost < best[least].cost) least = j;
-        const struct candidate taken = best[least];
-        best[least] = best[i];
-        best[i] = taken;
-        out[i] = taken.d;
-    }
     const double low = ends[0] != 0 ? cost(ctx, largest / ends[0]) : INFINITY, high = cost(ctx, largest / ends[1]);
-    out[count] = largest / ends[low > high];
+    out[0] = (struct candidate){largest / ends[low > high], fmin(low, high)};
+    for (int i = 0; i < SEGMENTS; i++) {
+        const float end = ends[i >= SEGMENTS / 2], ratio = i % (SEGMENTS / 2) < COARSE_SEGMENTS ? FACTOR_COARSE : FACTOR_FINE;
+        struct candidate best = {0, INFINITY};
+        if (i == SEGMENTS / 2) factor = FACTOR_FIRST;
+        for (int j = 0; j < PER_SEGMENT && end != 0; j++, factor *= ratio) {
+            const struct candidate c = {largest / (end * factor), cost(ctx, largest / (end * factor))};
+            if (c.cost < best.cost) best = c;
+        }
+        out[1 + i] = best;
+    }
+    qsort(out + 1, SEGMENTS, sizeof *out, by_cost);
+}
+
+/* How many of them to try after the first: one where rounding scales costs little beside `error`, what the fits leave. Where a
+ * few scales outgrow the others, costs are guesses, and all are tried. */
+static int worth_trying(const struct candidate *c, double error) {
+    int most = 0;
+    while (most < SEGMENTS && isfinite(c[1 + most].cost)) most++;
+    return c[1].cost > error / 4 || most == 0 ? most : 1;
 }
 
 static double block_cost(const void *ctx, float d) {
@@ -379,17 +391,20 @@ static double block_cost(const void *ctx, float d) {
 }
 
 /* d and the whole numbers of a super-block whose d is a binary16. */
-static void fit_super(const struct super *b, int tries, struct picked *best) {
+static void fit_super(const struct super *b, struct picked *best) {
     enum { REFINE = 2 };
     const float largest = largest_scale(b);
     *best = (struct picked){.error = INFINITY};
     pick(b, 0, best);
     if (largest == 0) return;
-    float d[SEGMENTS + 1];
-    candidates((float[2]){b->whole.lo, b->whole.hi}, largest, block_cost, b, tries, d);
-    for (int i = 0; i <= tries; i++) {
+    struct candidate c[CANDIDATES];
+    double error = 0;
+    for (int h = 0; h < b->halves; h++) error += sum8(b->f[h].error);
+    candidates((float[2]){b->whole.lo, b->whole.hi}, largest, block_cost, b, c);
+    const int count = worth_trying(c, error);
+    for (int i = 0; i <= count; i++) {
         struct picked p;
-        pick(b, half_of_some(d[i]), &p);
+        pick(b, half_of_some(c[i].d), &p);
         if (p.error < best->error) *best = p;
     }
     for (int i = 0; i < REFINE; i++) {

@@ -11,12 +11,12 @@
 
 enum { ENCODE_PIECE = 2048 /* the most weights a function gets at once; a multiple of every block */ };
 
-#define ENCODE_LARGEST 0x1p40f     /* weights are clamped to this; no binary16 scale reaches it */
+#define ENCODE_LARGEST 0x1p40f /* weights are clamped to this; no binary16 scale reaches it */
 #define ENCODE_LEAST_IMPORTANCE 1e-6f
 
-/* x[k] -> blocks. k is a multiple of the block, at most ENCODE_PIECE. x finite, |x| <= ENCODE_LARGEST. importance[k]: mean about 1
- * over each 256 weights (the last ones of a piece may be fewer), none below ENCODE_LEAST_IMPORTANCE; all 1 when the caller gave
- * none. Every byte is written, and no scale that is an infinity or a NaN. */
+/* x[k] -> blocks. k is a multiple of the block, at most ENCODE_PIECE. x finite, |x| <= ENCODE_LARGEST. importance[k]: mean
+ * about 1 over each 256 weights (the last ones of a piece may be fewer), none below ENCODE_LEAST_IMPORTANCE; all 1 when the
+ * caller gave none. Every byte is written, and no scale that is an infinity or a NaN. */
 typedef void encode_fn(const float *x, const float *importance, size_t k, void *blocks);
 
 /* As above for types with a scale per row: the whole row as encode_row() got it; such a function cleans by encode_clean(). */
@@ -37,7 +37,8 @@ struct encoder encode_find_codebook(enum tensor_type type, enum cpu_isa isa);
 void encode_clean(const float *weights, const float *importance, size_t n, float factor, float *x, float *w);
 
 /* encode_row() with the instruction set given. */
-bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k, void *row);
+bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k,
+                     void *row);
 
 /* Nearest binary16 that is finite. */
 static inline uint16_t encode_f16(float x) {

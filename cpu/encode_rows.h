@@ -1,5 +1,5 @@
-/* The types with one scale D a row: its blocks are fitted twice, for the scales they would like, and with D for good. Included by
- * encode_levels_<isa>.c. */
+/* The types with one scale D a row: its blocks are fitted twice, for the scales they would like, and with D for good. Included
+ * by encode_levels_<isa>.c. */
 #ifndef COLDSTREAM_ENCODE_ROWS_H
 #define COLDSTREAM_ENCODE_ROWS_H
 
@@ -33,7 +33,8 @@ static void row_load(struct row *r, size_t i) {
     super_load(&r->b, r->recipe, x, w);
 }
 
-static void row_wait(const struct row *r, size_t i) {
+/* Returns its share. */
+static double row_wait(const struct row *r, size_t i) {
     struct waiting f = {.share = 1};
     double sum = 0;
     for (size_t j = 0; r->importance && j < QK_K; j++) sum += useful(r->importance[i * QK_K + j]);
@@ -41,6 +42,7 @@ static void row_wait(const struct row *r, size_t i) {
     memcpy(f.s, &r->b.f[0].s, sizeof f.s);
     memcpy(f.wqq, &r->b.f[0].wqq, sizeof f.wqq);
     memcpy(r->at + i * r->recipe->bytes, &f, sizeof f);
+    return (double)f.share;
 }
 
 /* Of block i: its fit, and what its errors count beside those of others. */
@@ -98,21 +100,23 @@ static struct row_sums row_pass(struct row *r, float d, bool write) {
 
 static float row_scale(struct row *r) {
     enum { REFINE = 2 };
-    const int tries = r->recipe->tries + 1;
-    float largest = 0, best = 0, d[SEGMENTS + 1];
+    float largest = 0, best = 0;
+    double error = 0;
     for (size_t i = 0; i < r->blocks; i++) {
         row_load(r, i);
         r->b.f[0] = fit_free(&r->b.g[0], &r->line, &r->recipe->trial);
-        row_wait(r, i);
+        error += row_wait(r, i) * sum8(r->b.f[0].error);
         const float l = largest_scale(&r->b);
         if (fabsf(l) > fabsf(largest)) largest = l;
     }
     if (largest == 0) return 0;
     struct row_sums least = {.error = INFINITY};
-    candidates((float[2]){r->recipe->whole.lo, r->recipe->whole.hi}, largest, row_cost, r, r->recipe->tries, d);
+    struct candidate c[CANDIDATES];
+    candidates((float[2]){r->recipe->whole.lo, r->recipe->whole.hi}, largest, row_cost, r, c);
+    const int tries = 1 + worth_trying(c, error);
     for (int i = 0; i < tries + REFINE; i++) {
         if (i >= tries && !(least.below > 0)) break;
-        const float next = row_round(r, i < tries ? d[i] : (float)(least.above / least.below));
+        const float next = row_round(r, i < tries ? c[i].d : (float)(least.above / least.below));
         const struct row_sums s = row_pass(r, next, false);
         if (s.error < least.error) {
             least = s;
@@ -124,9 +128,10 @@ static float row_scale(struct row *r) {
     return best;
 }
 
-static void encode_row_scaled(const struct super_recipe *recipe, size_t meta_bytes, const float *weights, const float *importance,
-                              size_t k, void *row) {
-    struct row r = {.recipe = recipe, .weights = weights, .importance = importance, .blocks = k / QK_K, .meta_bytes = meta_bytes};
+static void encode_row_scaled(const struct super_recipe *recipe, size_t meta_bytes, const float *weights,
+                              const float *importance, size_t k, void *row) {
+    struct row r = {
+        .recipe = recipe, .weights = weights, .importance = importance, .blocks = k / QK_K, .meta_bytes = meta_bytes};
     float largest = 0;
     int exponent = 0;
     double all = 0;
@@ -236,17 +241,24 @@ static void pack_iq2_kl(const struct coded *c, void *block) {
     memcpy(block, &b, sizeof b);
 }
 
-static const struct super_recipe recipe_iq4_ks = {32, LINE_TABLE, 0, 0, codebook_v4[0], 16, 2, {-127, 127, 2}, {0.75f, 1.5f, 20}, 1, 1,
-                                                  sizeof(struct block_iq4_ks), pack_iq4_ks};
-static const struct super_recipe recipe_iq4_kss = {32, LINE_PARITY, 0, 0, codebook_v4[0], 16, 2, {-127, 127, 2}, {0.75f, 1.5f, 16}, 1, 1,
-                                                   sizeof(struct block_iq4_kss), pack_iq4_kss};
-static const struct super_recipe recipe_iq5_ks = {32, LINE_TABLE, 0, 0, codebook_v5[0], 32, 2, {-127, 127, 2}, {0.85f, 1.4f, 20}, 1, 1,
-                                                  sizeof(struct block_iq5_ks), pack_iq5_ks};
-static const struct super_recipe recipe_iq2_ks = {32, LINE_TABLE, 0, 0, codebook_v2[0], 4, 2, {-16, 15, 1}, {0.5f, 1.6f, 24}, 4, 1,
-                                                  sizeof(struct block_iq2_ks), pack_iq2_ks};
-static const struct super_recipe recipe_iq3_ks = {32, LINE_TABLE, 0, 0, codebook_v3[0], 8, 2, {-16, 15, 1}, {0.6f, 1.6f, 24}, 4, 1,
-                                                  sizeof(struct block_iq3_ks), pack_iq3_ks};
-static const struct super_recipe recipe_iq2_kl = {32, LINE_PAIRS, 0, 0, NULL, 0, 1, {-32, 31, 1}, {0.42f, 1.6f, 16}, 2, 1,
-                                                  sizeof(struct block_iq2_kl), pack_iq2_kl};
+static const struct super_recipe recipe_iq4_ks = {
+    .n = 32, TABLE(v4, 16), .rows = 2, .whole = {-127, 127, 2}, .trial = {0.75f, 2.0f, 28}, .window = 1, BLOCK(iq4_ks)};
+static const struct super_recipe recipe_iq4_kss = {.n = 32,
+                                                   .kind = LINE_PARITY,
+                                                   .levels = codebook_v4[0],
+                                                   .count = 16,
+                                                   .rows = 2,
+                                                   .whole = {-127, 127, 2},
+                                                   .trial = {0.75f, 2.0f, 20},
+                                                   .window = 1,
+                                                   BLOCK(iq4_kss)};
+static const struct super_recipe recipe_iq5_ks = {
+    .n = 32, TABLE(v5, 32), .rows = 2, .whole = {-127, 127, 2}, .trial = {0.85f, 1.6f, 24}, .window = 3, BLOCK(iq5_ks)};
+static const struct super_recipe recipe_iq2_ks = {
+    .n = 32, TABLE(v2, 4), .rows = 2, .whole = {-16, 15, 1}, .trial = {0.5f, 2.4f, 28}, .window = 2, BLOCK(iq2_ks)};
+static const struct super_recipe recipe_iq3_ks = {
+    .n = 32, TABLE(v3, 8), .rows = 2, .whole = {-16, 15, 1}, .trial = {0.6f, 2.4f, 28}, .window = 2, BLOCK(iq3_ks)};
+static const struct super_recipe recipe_iq2_kl = {
+    .n = 32, .kind = LINE_PAIRS, .rows = 1, .whole = {-32, 31, 1}, .trial = {0.42f, 2.2f, 20}, .window = 1, BLOCK(iq2_kl)};
 
 #endif

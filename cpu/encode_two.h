@@ -7,13 +7,12 @@
 #include "cpu/encode_one.h"
 
 struct two_recipe {
-    int n;           /* weights a group */
-    float top;       /* levels 0..top */
-    bool no_plus;    /* the minimum must not be above zero */
-    float cut;       /* first trials cut up to `cuts - 1` times this part of the range off either end */
+    int n;        /* weights a group */
+    float top;    /* levels 0..top */
+    bool no_plus; /* the minimum must not be above zero */
+    float cut;    /* first trials cut up to `cuts - 1` times this part of the range off either end */
     int cuts;
     float scale_top; /* whole numbers of scales and minima: 0..scale_top */
-    int tries;       /* scales of the super-block tried */
     int window;      /* whole numbers tried on either side */
 };
 
@@ -66,16 +65,30 @@ static void try_two(const struct groups *g, const struct two_recipe *r, f8 s, f8
     f->error = min8(error, f->error);
 }
 
+/* Both ends of the levels moved by parts of a level: what is best is seldom where a trial's levels lead. */
+static void try_near(const struct groups *g, const struct two_recipe *r, struct two_fit *f) {
+    enum { NEAR = 3 };
+    const float part = 0.2f;
+    const f8 s = f->s, m = f->m;
+    for (int a = -NEAR; a <= NEAR; a++)
+        for (int b = -NEAR; b <= NEAR; b++) {
+            const float low = part * (float)a, high = part * (float)b;
+            if (a || b) try_two(g, r, s * set8(1 + (high - low) / r->top), m + s * set8(low), f);
+        }
+}
+
 static struct two_fit fit_two(const struct groups *g, const struct two_recipe *r) {
     enum { POLISH = 3 };
-    const f8 zero = set8(0), low = r->no_plus ? min8(g->least, zero) : g->least;
-    const f8 range = max8(g->most - low, zero);
+    const f8 zero = set8(0), least = r->no_plus ? min8(g->least, zero) : g->least;
+    const f8 range = max8(g->most - least, zero);
     struct two_fit f = {zero, zero, set8(INFINITY), zero, zero};
     for (int a = 0; a < r->cuts; a++)
         for (int b = 0; b < r->cuts; b++) {
             const float from = r->cut * (float)a, part = 1 - from - r->cut * (float)b;
-            try_two(g, r, range * set8(part / r->top), low + range * set8(from), &f);
+            try_two(g, r, range * set8(part / r->top), least + range * set8(from), &f);
         }
+    for (int i = 0; i < POLISH; i++) try_two(g, r, f.s, f.m, &f);
+    try_near(g, r, &f);
     for (int i = 0; i < POLISH; i++) try_two(g, r, f.s, f.m, &f);
     return f;
 }
@@ -99,7 +112,9 @@ struct two_super { /* of `halves` times eight groups */
 static inline f8 whole8(f8 x, float top) { return round8(clamp8(x, 0, top)); }
 
 /* Where the minimum best goes when the scale is `s` and levels stay: minus it, which is what dmin multiplies. */
-static inline f8 depth_at(const struct groups *g, const struct two_fit *f, f8 s) { return (f->wq / g->sum_w) * (s - f->s) - f->m; }
+static inline f8 depth_at(const struct groups *g, const struct two_fit *f, f8 s) {
+    return (f->wq / g->sum_w) * (s - f->s) - f->m;
+}
 
 /* What the scales' roundings would add to the error, if levels stayed and minima followed. */
 static double scale_cost(const void *ctx, float any) {
@@ -197,25 +212,28 @@ static bool refit_two(const struct two_super *b, const struct two_picked *p, flo
 }
 
 static void fit_two_super(struct two_super *b, struct two_picked *best) {
-    enum { REFINE = 2, MIN_TRIES = 2 };
+    enum { REFINE = 2 };
     const float ends[2] = {0, b->recipe->scale_top};
     f8 scales[HALVES], depths[HALVES];
+    double error = 0;
     for (int h = 0; h < b->halves; h++) {
         b->f[h] = fit_two(&b->g[h], b->recipe);
         scales[h] = b->f[h].s;
         depths[h] = -b->f[h].m;
+        error += sum8(b->f[h].error);
     }
     const float scale = largest_lane(scales, b->halves), depth = largest_lane(depths, b->halves);
-    float d[SEGMENTS + 1] = {0}, dmin[SEGMENTS + 1] = {0};
-    const int tries = scale > 0 ? b->recipe->tries : 0, min_tries = depth > 0 ? MIN_TRIES : 0;
+    struct candidate d[CANDIDATES] = {{0}}, dmin[CANDIDATES] = {{0}};
     *best = (struct two_picked){.error = INFINITY};
-    if (scale > 0) candidates(ends, scale, scale_cost, b, tries, d);
+    if (scale > 0) candidates(ends, scale, scale_cost, b, d);
+    const int tries = scale > 0 ? worth_trying(d, error) : 0;
     for (int i = 0; i <= tries; i++) {
-        b->d = scale > 0 ? half_of_some(d[i]) : 0;
-        if (depth > 0) candidates(ends, depth, min_cost, b, min_tries, dmin);
+        b->d = scale > 0 ? half_of_some(d[i].d) : 0;
+        if (depth > 0) candidates(ends, depth, min_cost, b, dmin);
+        const int min_tries = depth > 0 ? worth_trying(dmin, error) : 0;
         for (int j = 0; j <= min_tries; j++) {
             struct two_picked p;
-            pick_two(b, b->d, depth > 0 ? half_of_some(dmin[j]) : 0, &p);
+            pick_two(b, b->d, depth > 0 ? half_of_some(dmin[j].d) : 0, &p);
             if (p.error < best->error) *best = p;
         }
     }

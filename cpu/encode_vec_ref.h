@@ -1,5 +1,5 @@
-/* Eight floats for any machine, under the names that encode_one.h and its kin are written in. encode_vec_avx2.h has the same names and
- * gives the same bits: nothing here rounds otherwise, and no compiler flag of ours contracts a product and a sum. */
+/* Eight floats for any machine, under the names that encode_one.h and its kin are written in. encode_vec_avx2.h has the same
+ * names and gives the same bits: nothing here rounds otherwise, and no compiler flag of ours contracts a product and a sum. */
 #ifndef COLDSTREAM_ENCODE_VEC_REF_H
 #define COLDSTREAM_ENCODE_VEC_REF_H
 
