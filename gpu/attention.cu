@@ -117,8 +117,10 @@ static __device__ __forceinline__ row_of_block row_place(uint32_t row, uint32_t 
     return {token < each ? t.first + row / 16 * each + token : UINT32_MAX, row % 16 % group};
 }
 
+/* The block's queries as a tile: their first parts, and behind those, where there is room, their second ones. With 64 rows there is
+ * none: `rest` then asks for the second parts instead. */
 template <int DH, int ROWS>
-static __device__ void step_queries(__half *tile, const step_args &a, const step_tokens &t, const float2 *turn) {
+static __device__ void step_queries(__half *tile, const step_args &a, const step_tokens &t, const float2 *turn, bool rest) {
     const layer_heads &l = a.l;
     for (uint32_t row = threadIdx.x / 32; row < ROWS * 16; row += STEP_WARPS) {
         const row_of_block r = row_place(row, l.group, t);
@@ -126,8 +128,28 @@ static __device__ void step_queries(__half *tile, const step_args &a, const step
         if (r.token < t.end)
             load_head<DH>(x, a.qkv + ((size_t)r.token * (l.heads + 2 * l.kv_heads) + blockIdx.x * l.group + r.head) * DH, l.q_norm,
                           turn + r.token * (DH / 2), l.rule.eps, l.rule.q_scale);
-        tile_put<DH>(tile, (int)row, x);
+        if (!rest) tile_put<DH>(tile, (int)row, x);
+        if (!rest && ROWS == STEP_WARPS) continue;
+#pragma unroll
+        for (int i = 0; i < DH / 32; i++) x[i] = rest_of(x[i]);
+        tile_put<DH>(tile, (int)row + (rest ? 0 : ROWS * 16), x);
     }
+}
+
+template <int DH, int ROWS>
+static __device__ __forceinline__ void load_step_queries(uint32_t (&q)[2][DH / 16][4], __half *tile, const step_args &a, const step_tokens &t,
+                                                         const float2 *turn) {
+    const int row = (int)(threadIdx.x / 32 / (STEP_WARPS / ROWS) * 16);
+    step_queries<DH, ROWS>(tile, a, t, turn, false);
+    __syncthreads();
+    load_queries<DH>(q[0], tile, row);
+    if (ROWS == STEP_WARPS) {
+        __syncthreads();
+        step_queries<DH, ROWS>(tile, a, t, turn, true);
+        __syncthreads();
+    }
+    load_queries<DH>(q[1], tile, row + (ROWS == STEP_WARPS ? 0 : ROWS * 16));
+    __syncthreads();
 }
 
 /* The lane's column in a row of sums: shifted by the row, because eight rows are written at once. */
@@ -295,11 +317,8 @@ static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile,
     for (uint32_t i = threadIdx.x; i < t.n * (DH / 2); i += STEP_WARPS * 32)
         turn[i] = rope_turn(t.position[i / (DH / 2)], a.l.rule.frequency[i % (DH / 2)], a.l.rule.magnitude);
     __syncthreads();
-    step_queries<DH, ROWS>(v_tile, a, t, turn);
-    __syncthreads();
-    uint32_t q[DH / 16][4];
-    load_queries<DH>(q, v_tile, (int)(warp / TEAMS * 16));
-    __syncthreads();
+    uint32_t q[2][DH / 16][4];
+    load_step_queries<DH, ROWS>(q, v_tile, a, t, turn);
     if (F16 && w.token < t.end) fill_step<DH, F16>(v_tile, a.l.values, a.l, w);
     cp_async_commit();
     const row_of_block top = row_place(warp / TEAMS * 16 + lane / 4, a.l.group, t);
@@ -322,7 +341,7 @@ static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile,
         if (fresh) overlay<DH, F16>(k_tile, v_tile, a, t, w, turn);
         tile_sync<ROWS>();
         float s[KEYS / 8][4];
-        score_keys<DH, KEYS>(s, q, k_tile, first);
+        score_keys<DH, KEYS, 2>(s, q, k_tile, first);
         if (F16) {
             tile_sync<ROWS>();
             if (next.token < t.end) fill_step<DH, F16>(k_tile, a.l.keys, a.l, next);
@@ -334,7 +353,7 @@ static __device__ __forceinline__ void step_walk(__half *k_tile, __half *v_tile,
             cp_async_wait<1>();
             tile_sync<ROWS>();
         }
-        gather_values<DH, KEYS>(sums, s, v_tile, first);
+        gather_values<DH, KEYS, 2>(sums, s, v_tile, first);
         tile_sync<ROWS>();
         if (F16 && next.token < t.end) fill_step<DH, F16>(v_tile, a.l.values, a.l, next);
         if (F16) cp_async_commit();
@@ -436,8 +455,8 @@ template <int DH, int WARPS, bool F16> static __global__ __launch_bounds__(WARPS
     const uint32_t token = (gridDim.x - 1 - blockIdx.x) * WARPS * each, known = a.first + min(token + WARPS * each, a.n);
     batch_queries<DH, WARPS>(tiles, a, token);
     __syncthreads();
-    uint32_t q[DH / 16][4];
-    load_queries<DH>(q, tiles, (int)warp * 16);
+    uint32_t q[1][DH / 16][4];
+    load_queries<DH>(q[0], tiles, (int)warp * 16);
     __syncthreads();
     if (F16) {
         fill_batch<DH, WARPS, F16>(k_tile, a.l.keys, a, 0, known);
@@ -464,7 +483,7 @@ template <int DH, int WARPS, bool F16> static __global__ __launch_bounds__(WARPS
         } else cp_async_wait<1>();
         __syncthreads();
         float s[TILE / 8][4];
-        score_keys<DH, TILE>(s, q, k_tile, 0);
+        score_keys<DH, TILE, 1>(s, q, k_tile, 0);
         if (F16) {
             __syncthreads();
             if (more) fill_batch<DH, WARPS, F16>(k_tile, a.l.keys, a, position + TILE, known);
@@ -476,7 +495,7 @@ template <int DH, int WARPS, bool F16> static __global__ __launch_bounds__(WARPS
             cp_async_wait<1>();
             __syncthreads();
         }
-        gather_values<DH, TILE>(sums, s, v_tile, 0);
+        gather_values<DH, TILE, 1>(sums, s, v_tile, 0);
         __syncthreads();
         if (more) fill_batch<DH, WARPS, F16>(v_tile, a.l.values, a, position + TILE, known);
         if (F16) cp_async_commit();

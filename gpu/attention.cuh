@@ -4,8 +4,9 @@
  * 16 / group tokens (rounded down) with all heads of the group each: row r is head r % group of token r / group. Rows left over
  * are computed on zeroes and dropped. In mma fragments (ptx.h) a lane has rows g = lane / 4 and g + 8.
  *
- * Scores are in powers of 2: queries come scaled by log2(e) / sqrt(DH) and rounded to binary16, as are the weights; sums and
- * the softmax are binary32. Owns no memory and launches nothing. */
+ * Scores are in powers of 2: queries come scaled by log2(e) / sqrt(DH) in PARTS parts of binary16, as do the weights; sums and the
+ * softmax are binary32. A step takes 2 parts (22 bits): its tensor cores wait for memory anyway, and its answer is then as close to
+ * the CPU's as the order of sums allows. A prompt takes 1. Owns no memory and launches nothing. */
 #ifndef COLDSTREAM_ATTENTION_CUH
 #define COLDSTREAM_ATTENTION_CUH
 
@@ -75,6 +76,9 @@ static __device__ void load_head(float (&x)[DH / 32], const float *row, const fl
 
 /* ---- a warp over tiles -------------------------------------------------------------------------------------------- */
 
+/* What rounding to binary16 leaves of x: the second part. */
+static __device__ __forceinline__ float rest_of(float x) { return x - __half2float(__float2half_rn(x)); }
+
 /* A operands of 16 rows that lie as a tile from `row` on. */
 template <int DH> static __device__ void load_queries(uint32_t (&q)[DH / 16][4], const __half *tile, int row) {
     const int lane = threadIdx.x % 32;
@@ -97,8 +101,9 @@ template <int DH> static __device__ __forceinline__ void attended_clear(attended
 }
 
 /* Scores of KEYS keys from tile row `row` on: s[n] is keys 8n + 2 (lane % 4) + {0, 1} for both rows. */
-template <int DH, int KEYS>
-static __device__ __forceinline__ void score_keys(float (&s)[KEYS / 8][4], const uint32_t (&q)[DH / 16][4], const __half *keys, int row) {
+template <int DH, int KEYS, int PARTS>
+static __device__ __forceinline__ void score_keys(float (&s)[KEYS / 8][4], const uint32_t (&q)[PARTS][DH / 16][4], const __half *keys,
+                                                  int row) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
@@ -109,8 +114,11 @@ static __device__ __forceinline__ void score_keys(float (&s)[KEYS / 8][4], const
             uint32_t b[4];
             ldmatrix_x4(b, keys + tile_at<DH>(row + 16 * n + lane / 16 * 8 + lane % 8, 2 * c + lane / 8 % 2));
             const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-            mma_f16(s[2 * n], q[c], left);
-            mma_f16(s[2 * n + 1], q[c], right);
+#pragma unroll
+            for (int part = PARTS; part-- > 0;) { /* the small part first */
+                mma_f16(s[2 * n], q[part][c], left);
+                mma_f16(s[2 * n + 1], q[part][c], right);
+            }
         }
     }
 }
@@ -154,20 +162,28 @@ static __device__ __forceinline__ uint32_t half_pair(float low, float high) {
 }
 
 /* o += weights times values: the weights' fragments are, pair by pair, the A operand's. */
-template <int DH, int KEYS>
+template <int DH, int KEYS, int PARTS>
 static __device__ __forceinline__ void gather_values(attended<DH> &a, const float (&s)[KEYS / 8][4], const __half *values, int row) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
-        const uint32_t w[4] = {half_pair(s[2 * n][0], s[2 * n][1]), half_pair(s[2 * n][2], s[2 * n][3]),
-                               half_pair(s[2 * n + 1][0], s[2 * n + 1][1]), half_pair(s[2 * n + 1][2], s[2 * n + 1][3])};
+        uint32_t w[PARTS][4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float left = s[2 * n + i / 2][i % 2 * 2], right = s[2 * n + i / 2][i % 2 * 2 + 1];
+            w[0][i] = half_pair(left, right);
+            if (PARTS == 2) w[PARTS - 1][i] = half_pair(rest_of(left), rest_of(right));
+        }
 #pragma unroll
         for (int c = 0; c < DH / 16; c++) {
             uint32_t b[4];
             ldmatrix_x4_trans(b, values + tile_at<DH>(row + 16 * n + lane % 16, 2 * c + lane / 16));
             const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-            mma_f16(a.o[2 * c], w, left);
-            mma_f16(a.o[2 * c + 1], w, right);
+#pragma unroll
+            for (int part = PARTS; part-- > 0;) {
+                mma_f16(a.o[2 * c], w[part], left);
+                mma_f16(a.o[2 * c + 1], w[part], right);
+            }
         }
     }
 }
