@@ -224,6 +224,8 @@ struct gpu_ops {
     /* File layout at `from` (staged on the device) -> device layout at `to`; they do not overlap. */
     void (*repack)(struct gpu *g, enum gpu_stream s, enum tensor_type type, gpu_ptr to, gpu_ptr from, uint64_t rows, uint64_t k);
     enum err (*event_open)(struct gpu *g, struct gpu_event **out, struct reason *why) MUST_USE;
+    enum err (*event_open_timed)(struct gpu *g, struct gpu_event **out, struct reason *why) MUST_USE; /* for elapsed_ns; slower */
+    uint64_t (*elapsed_ns)(struct gpu *g, struct gpu_event *from, struct gpu_event *to); /* both timed, recorded, and passed; else 0 */
     void (*event_close)(struct gpu *g, struct gpu_event **e);
     void (*record)(struct gpu *g, enum gpu_stream s, struct gpu_event *e);
     void (*wait)(struct gpu *g, enum gpu_stream s, struct gpu_event *e); /* the stream waits, not the caller */

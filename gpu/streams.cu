@@ -101,19 +101,33 @@ static void download(struct gpu *g, enum gpu_stream s, void *to, gpu_ptr from, u
 
 /* ---- events -------------------------------------------------------------------------------------------------------- */
 
-static enum err event_open(struct gpu *g, struct gpu_event **out, struct reason *why) {
+static enum err open_event(struct gpu *g, unsigned flags, struct gpu_event **out, struct reason *why) {
     struct gpu_device *d = gpu_device_of(g);
     *out = NULL;
     TRY(gpu_alive(d, why));
     struct gpu_event *e = (struct gpu_event *)calloc_checked(1, sizeof *e);
     if (!e) return fail(why, ERR_NO_MEMORY, "no memory for an event of the GPU");
     e->device = d;
-    if (!gpu_note(g, cudaEventCreateWithFlags(&e->event, cudaEventDisableTiming), "making an event")) {
+    if (!gpu_note(g, cudaEventCreateWithFlags(&e->event, flags), "making an event")) {
         free(e);
         return gpu_alive(d, why);
     }
     *out = e;
     return ERR_NONE;
+}
+
+static enum err event_open(struct gpu *g, struct gpu_event **out, struct reason *why) {
+    return open_event(g, cudaEventDisableTiming, out, why);
+}
+
+static enum err event_open_timed(struct gpu *g, struct gpu_event **out, struct reason *why) { return open_event(g, cudaEventDefault, out, why); }
+
+static uint64_t elapsed_ns(struct gpu *g, struct gpu_event *from, struct gpu_event *to) {
+    float ms = 0;
+    if (gpu_alive(gpu_device_of(g), NULL)) return 0;
+    if (cudaEventElapsedTime(&ms, from->event, to->event) == cudaSuccess) return ms > 0 ? (uint64_t)(1e6 * (double)ms) : 0;
+    (void)cudaGetLastError(); // not passed yet
+    return 0;
 }
 
 static void event_close(struct gpu *g, struct gpu_event **e) {
@@ -173,6 +187,8 @@ void gpu_streams_fill(struct gpu_ops *ops) {
     ops->upload = upload;
     ops->download = download;
     ops->event_open = event_open;
+    ops->event_open_timed = event_open_timed;
+    ops->elapsed_ns = elapsed_ns;
     ops->event_close = event_close;
     ops->record = record;
     ops->wait = wait;

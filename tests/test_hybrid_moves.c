@@ -1,6 +1,9 @@
 /* Experts that change their place while a GPU computes beside the CPU: between RAM and VRAM, and through VRAM. */
 #include "tests/support/check.h"
 
+#include <string.h>
+
+#include "core/json.h"
 #include "tests/support/hybrid_run.h"
 
 enum { MOVED = 24 };
@@ -67,8 +70,73 @@ static void the_split_does_not_change_the_answer(void **state) {
     }
 }
 
+/* ---- the timeline ---------------------------------------------------------------------------------------------------- */
+
+struct shown {
+    uint32_t row, n;
+    double begin[8], end[8]; /* the spans that are open: each within the one before */
+};
+
+/* Spans of a row come in order of time, and each lies within those that have begun and not ended. */
+static void expect_nested(struct shown *s, double begin, double end, const char *name) {
+    const double rounding = .0021; /* of microseconds with three places */
+    while (s->n && s->end[s->n - 1] <= begin + rounding) s->n--;
+    if (s->n && !(begin >= s->begin[s->n - 1] - rounding && end <= s->end[s->n - 1] + rounding))
+        fail_test("row %u: %s at %.3f..%.3f crosses %.3f..%.3f", s->row, name, begin, end, s->begin[s->n - 1], s->end[s->n - 1]);
+    if (s->n == 8) fail_test("row %u: %s at %.3f is nested too deeply", s->row, name, begin);
+    s->begin[s->n] = begin;
+    s->end[s->n++] = end;
+}
+
+static uint32_t count_spans(const json_t *events, const char *name, int row) {
+    uint32_t n = 0;
+    size_t i;
+    json_t *e;
+    json_array_foreach(events, i, e) {
+        const char *is = json_string_value(json_object_get(e, "name"));
+        n += strcmp(json_string_value(json_object_get(e, "ph")), "X") == 0 && (!name || strcmp(is, name) == 0) &&
+             (row < 0 || json_integer_value(json_object_get(e, "tid")) == row);
+    }
+    return n;
+}
+
+static void the_timeline_shows_both_lanes(void **state) {
+    (void)state;
+    struct text text = {0};
+    struct reason why = {{0}};
+    run(&(struct run){.cpu_moe = 2, .pass_from = 8, .ubatch = 128, .timeline = &text}, 70, 3, &got);
+    json_t *root;
+    if (json_read((struct span){text.ptr, text.len}, &root, &why)) fail_test("%s", why.text);
+    const json_t *events = json_object_get(root, "traceEvents");
+    struct shown rows[256] = {{0}};
+    size_t i;
+    json_t *e;
+    json_array_foreach(events, i, e) {
+        if (strcmp(json_string_value(json_object_get(e, "ph")), "X") != 0) continue;
+        const json_int_t row = json_integer_value(json_object_get(e, "tid"));
+        const double begin = json_number_value(json_object_get(e, "ts")), length = json_number_value(json_object_get(e, "dur"));
+        assert_in_range(row, 0, 255);
+        assert_true(begin >= 0 && length >= 0);
+        rows[row].row = (uint32_t)row;
+        expect_nested(&rows[row], begin, begin + length, json_string_value(json_object_get(e, "name")));
+    }
+    for (int lane = 2; lane <= 3; lane++) {
+        assert_int_equal(count_spans(events, "attention", lane), LAYERS);
+        assert_int_equal(count_spans(events, "router", lane), LAYERS);
+        assert_int_equal(count_spans(events, "sum", lane), LAYERS);
+        assert_int_equal(count_spans(events, "experts", lane), LAYERS - 2); /* of the last layer: in VRAM */
+    }
+    assert_int_equal(count_spans(events, "step", 2), 3);
+    assert_true(count_spans(events, "passing experts", -1) > 0 && count_spans(events, "missing experts", 1) > 0);
+    assert_int_equal(count_spans(events, "experts for a prompt", 4), count_spans(events, "passing experts", -1));
+    assert_true(count_spans(events, "wait for routes", 0) >= 2 * LAYERS && count_spans(events, NULL, 100) > 0); /* reads */
+    json_decref(root);
+    text_free(&text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_timeline_shows_both_lanes),
         cmocka_unit_test(the_split_does_not_change_the_answer),
         cmocka_unit_test(moves_do_not_change_the_answer),
     };

@@ -226,9 +226,9 @@ static void other_files_are_not_replaced(void **state) {
     const struct result *r = COLDSTREAM("profile", "-m", TINY, "-f", TEXT, "-o", path);
     assert_int_equal(r->status, 1);
     expect_said(r, "holds no profile");
-    r = COLDSTREAM("profile", "-m", TINY, "-f", TEXT, "--trace", path);
+    r = COLDSTREAM("profile", "-m", TINY, "-f", TEXT, "--record-routes", path);
     assert_int_equal(r->status, 1);
-    r = RUN("4", "--trace", path);
+    r = RUN("4", "--record-routes", path);
     assert_int_equal(r->status, 1);
     expect_said(r, "holds no recorded routes");
     read_file(path, &content);
@@ -261,7 +261,7 @@ static void check_counts(const struct routes *r, const char *profile_path) {
 static void routes_record_every_token(void **state) {
     (void)state;
     const char *const path = in_folder("routes"), *const counted = in_folder("p.json");
-    expect_done(COLDSTREAM("profile", "-m", TINY, "--prompt-ids", ids, "-c", "16", "-o", counted, "--trace", path));
+    expect_done(COLDSTREAM("profile", "-m", TINY, "--prompt-ids", ids, "-c", "16", "-o", counted, "--record-routes", path));
     struct routes r = read_routes(path);
     assert_int_equal(r.n_tokens, N_IDS);
     assert_int_equal(r.n_turns, 3);
@@ -271,7 +271,7 @@ static void routes_record_every_token(void **state) {
     check_counts(&r, counted);
     routes_close(&r);
     expect_done(COLDSTREAM("profile", "-m", TINY, "--prompt-ids", ids, "-c", "16", "-ub", "1", "--expert-slots", "6", "-o",
-                           counted, "--trace", path));
+                           counted, "--record-routes", path));
     r = read_routes(path); /* in place of the first */
     assert_int_equal(r.n_turns, 3);
     assert_int_equal(r.turns[1].prompt_tokens, 0);
@@ -286,7 +286,7 @@ static void routes_record_every_token(void **state) {
 static void routes_of_a_run_begin_with_its_prompt(void **state) {
     (void)state;
     const char *const path = in_folder("run-routes");
-    expect_done(RUN("9", "--no-learn", "--trace", path));
+    expect_done(RUN("9", "--no-learn", "--record-routes", path));
     struct routes r = read_routes(path);
     assert_int_equal(r.n_turns, 1);
     assert_true(r.turns[0].prompt_tokens > 20);

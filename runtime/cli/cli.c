@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/io_report.h"
 #include "cli/learn.h"
+#include "cli/repl_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -244,6 +245,9 @@ static const char *device_of(const struct options *o) {
     return strcasecmp(o->device, "CUDA0") == 0 ? "cuda:0" : o->device;
 }
 
+#define TIMELINE_HEAD "{\"displayTimeUnit\":" /* how engine_write_timeline() begins */
+enum { MOST_SPANS = 1 << 18 /* of a timeline: 10 MB, some hundred tokens */ };
+
 struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
     static const char *const isas[] = {NULL, "ref", "avx2", "avx512"};
     const struct options *o = c->options;
@@ -274,6 +278,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .on_experts_ctx = c->watch,
         .on_input = c->on_input,
         .on_input_ctx = c->on_input_ctx,
+        .timeline_spans = o->trace ? MOST_SPANS : 0,
         .log = c->log,
     };
 }
@@ -291,6 +296,7 @@ static enum err read_rules(const struct options *o, struct plan_rule **out, uint
 }
 
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) {
+    if (c->options->trace) TRY(whole_file_check_ours(c->options->trace, SPAN(TIMELINE_HEAD), "a timeline", why));
     c->opened_ns = clock_ns();
     struct load_progress progress = {c, c->opened_ns};
     struct engine_options options = cli_engine_options(c, vocab_only);
@@ -323,6 +329,16 @@ void cli_describe_io(const struct cli *c, const struct engine *e, struct text *o
     engine_get_info(e, &info);
     io_report(&io, clock_ns() - c->opened_ns, out);
     gpu_report(&info, &io, out);
+}
+
+enum err cli_write_timeline(const struct cli *c, const struct engine *e, struct reason *why) {
+    if (!c->options->trace) return ERR_NONE;
+    struct text json = {0};
+    engine_write_timeline(e, &json);
+    const enum err err = json.failed ? fail(why, ERR_NO_MEMORY, "%s: no memory to write it", c->options->trace)
+                                     : whole_file_replace(c->options->trace, (struct span){json.ptr, json.len}, why);
+    text_free(&json);
+    return err;
 }
 
 void cli_log_io(const struct cli *c, const struct engine *e) {

@@ -93,6 +93,8 @@ enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, st
 void cli_describe_io(const struct cli *c, const struct engine *e, struct text *out);
 /* The same to the log: -v. */
 void cli_log_io(const struct cli *c, const struct engine *e);
+/* --trace, if it was given: once everything has run. */
+enum err cli_write_timeline(const struct cli *c, const struct engine *e, struct reason *why) MUST_USE;
 /* The engine's tokenizer, or a reason that names the file. */
 enum err cli_tokenizer(struct cli *c, const struct engine *e, const struct tokenizer **out, struct reason *why) MUST_USE;
 /* --family, else what the file's template says; a weak guess is a warning where the template is used (chat, template). */

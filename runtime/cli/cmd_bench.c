@@ -214,6 +214,7 @@ int cmd_bench(struct cli *c) {
     learn_load(c, &learner);
     if (!code) code = cli_open_engine(c, false, &e, &why);
     if (!code) code = run(&b, e, &why);
+    if (!code) code = cli_write_timeline(c, e, &why);
     const int status = code ? cli_fail(c, code, &why) : EXIT_DONE;
     learn_end(&learner);
     free(b.tests);

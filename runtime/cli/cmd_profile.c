@@ -117,7 +117,7 @@ static enum err write_results(struct profiling *p, const struct model *m, struct
     struct text out = {0};
     learn_identity(m, named.model, sizeof named.model);
     if (o->out_path && !to_stdout) TRY(learn_write_profile(o->out_path, &named, why));
-    if (o->trace) TRY(watch_write_trace(&p->watch, o->trace, why));
+    if (o->record_routes) TRY(watch_write_trace(&p->watch, o->record_routes, why));
     enum err err = ERR_NONE;
     if (to_stdout)
         profile_write(&named, &out);
@@ -131,7 +131,7 @@ static enum err write_results(struct profiling *p, const struct model *m, struct
 static enum err check_outputs(const struct options *o, struct reason *why) {
     if (o->out_path && strcmp(o->out_path, "-") != 0)
         TRY(whole_file_check_ours(o->out_path, SPAN("\"coldstream_profile\""), "profile", why));
-    return o->trace ? watch_check_trace(o->trace, why) : ERR_NONE;
+    return o->record_routes ? watch_check_trace(o->record_routes, why) : ERR_NONE;
 }
 
 int cmd_profile(struct cli *c) {
@@ -143,7 +143,7 @@ int cmd_profile(struct cli *c) {
     enum err code = check_outputs(o, &why);
     c->watch = &p.watch;
     if (!code) code = cli_open_engine(c, false, &e, &why);
-    if (!code) code = watch_open(&engine_model(e)->shape, o->trace != NULL, &p.watch, &why);
+    if (!code) code = watch_open(&engine_model(e)->shape, o->record_routes != NULL, &p.watch, &why);
     if (!code) code = read_all(&p, e, &why);
     if (!code) code = write_results(&p, engine_model(e), &why);
     if (!code) cli_log_io(c, e);

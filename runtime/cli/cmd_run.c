@@ -191,7 +191,7 @@ int cmd_run(struct cli *c) {
     c->kv_tokens = context_bound(c->options);
     struct learner learner;
     learn_load(c, &learner);
-    enum err code = c->options->trace ? watch_check_trace(c->options->trace, &why) : ERR_NONE;
+    enum err code = c->options->record_routes ? watch_check_trace(c->options->record_routes, &why) : ERR_NONE;
     if (!code) code = cli_open_engine(c, false, &e, &why);
     if (!code) {
         r.tokenizer = engine_tokenizer(e);
@@ -201,7 +201,8 @@ int cmd_run(struct cli *c) {
     }
     if (!code) code = learn_start(&learner, e, &why);
     if (!code) code = complete(&r, e, &why);
-    if (!code && c->options->trace) code = watch_write_trace(&learner.watch, c->options->trace, &why);
+    if (!code && c->options->record_routes) code = watch_write_trace(&learner.watch, c->options->record_routes, &why);
+    if (!code) code = cli_write_timeline(c, e, &why);
     const int status = code ? cli_fail(c, code, &why) : r.broken ? EXIT_FAILED : EXIT_DONE;
     learn_end(&learner);
     text_free(&r.stop.held);

@@ -247,8 +247,11 @@ const struct flag flags[] = {
     /* profile */
     {"-o --output", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = PROFILE, .offset = AT(out_path), .metavar = "FILE",
      .help = "write the profile, for --profile; -: to stdout, without the summary"},
-    {"--trace", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | PROFILE, .offset = AT(trace), .metavar = "FILE",
+    {"--record-routes", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | PROFILE, .offset = AT(record_routes), .metavar = "FILE",
      .help = "record the experts of every token, for bench/replay; with -ub 1 as decoded ones"},
+
+    {"--trace", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = RUN | BENCH, .offset = AT(trace), .metavar = "FILE",
+     .help = "write what ran when, GPU, CPU, copies and reads, for chrome://tracing or ui.perfetto.dev"},
 
     /* imatrix */
     {"-o --output-file --output", .kind = FLAG_STRING, .group = GROUP_OUTPUT, .verbs = IMATRIX, .offset = AT(out_path), .initial = "imatrix.gguf",

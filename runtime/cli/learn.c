@@ -125,7 +125,7 @@ void learn_load(struct cli *c, struct learner *l) {
     const struct options *o = c->options;
     *l = (struct learner){.cli = c, .keep = o->learn};
     c->learner = o->profile || o->learn ? l : NULL;
-    c->watch = o->learn || o->trace ? &l->watch : NULL;
+    c->watch = o->learn || o->record_routes ? &l->watch : NULL;
 }
 
 const struct profile *learn_find_profile(void *ctx, const struct model *m) {
@@ -146,11 +146,11 @@ enum err learn_start(struct learner *l, const struct engine *e, struct reason *w
     struct cli *c = l->cli;
     c->learner = NULL;
     profile_close(&l->known);
-    if (!l->keep && !c->options->trace) return ERR_NONE;
+    if (!l->keep && !c->options->record_routes) return ERR_NONE;
     struct reason inner;
-    const enum err err = watch_open(&engine_model(e)->shape, c->options->trace != NULL, &l->watch, &inner);
+    const enum err err = watch_open(&engine_model(e)->shape, c->options->record_routes != NULL, &l->watch, &inner);
     if (!err) learn_identity(engine_model(e), l->identity, sizeof l->identity);
-    if (err && c->options->trace) return fail(why, err, "%s", inner.text);
+    if (err && c->options->record_routes) return fail(why, err, "%s", inner.text);
     if (err) log_line(&c->log, LOG_WARN, "the use of experts is not learned: %s", inner.text);
     return ERR_NONE;
 }

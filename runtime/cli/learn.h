@@ -19,11 +19,11 @@ struct learner {
     bool keep; /* add this run to it */
 };
 
-/* Before the engine opens: c->learner and c->watch are set as the options say (--profile, --learn, --trace). */
+/* Before the engine opens: c->learner and c->watch are set as the options say (--profile, --learn, --record-routes). */
 void learn_load(struct cli *c, struct learner *l);
 /* What --profile or earlier runs say about the model; for engine_options.find_profile, ctx: the learner. */
 const struct profile *learn_find_profile(void *ctx, const struct model *m);
-/* The engine is open: count from here. Fails only when --trace asks for routes there is no memory for. */
+/* The engine is open: count from here. Fails only when --record-routes asks for routes there is no memory for. */
 enum err learn_start(struct learner *l, const struct engine *e, struct reason *why) MUST_USE;
 /* Keep what was counted, unless it is next to nothing; releases everything. After the last session call. */
 void learn_end(struct learner *l);

@@ -110,7 +110,8 @@ struct options {
     /* how experts are used */
     const char *profile; /* file; NULL: none given */
     bool learn;          /* from run to run */
-    const char *trace;   /* file for the routes of this run; NULL: none */
+    const char *trace;    /* file for what ran when; NULL: none */
+    const char *record_routes; /* file for the routes of this run; NULL: none */
 
     /* plan */
     const char *machine; /* facts file; NULL: this machine */

@@ -151,7 +151,7 @@ static enum err open_store(struct engine *e, const struct engine_options *o, con
     float *prior;
     TRY(read_prior(e, profile, &prior, why));
     const struct experts_options store = {.model = e->model, .fetch = e->fetch, .plan = &e->plan, .prior = prior,
-                                          .look_ahead = !o->no_look_ahead, .log = o->log};
+                                          .look_ahead = !o->no_look_ahead, .timeline = e->timeline, .log = o->log};
     const enum err code = experts_open(&store, &e->experts, why);
     free(prior);
     return code;
@@ -282,10 +282,10 @@ static enum err use_vram(struct engine *e, const struct engine_options *o, const
     struct reason refused;
     float *prior;
     TRY(read_prior(e, profile, &prior, why));
-    const struct moves_options moves = {.vram = e->vram, .experts = e->experts, .plan = &e->plan, .prior = prior, .shuffle = o->shuffle_experts};
+    const struct moves_options moves = {.vram = e->vram, .experts = e->experts, .plan = &e->plan, .prior = prior, .timeline = e->timeline, .shuffle = o->shuffle_experts};
     if (moves_open(&moves, &e->moves, &refused)) log_line(&o->log, LOG_WARN, "experts stay where they are: %s", refused.text);
     free(prior);
-    const struct ring_options ring = {.vram = e->vram, .experts = e->experts, .rates = e->rates, .from_tokens = o->pass_from_tokens};
+    const struct ring_options ring = {.vram = e->vram, .experts = e->experts, .timeline = e->timeline, .rates = e->rates, .from_tokens = o->pass_from_tokens};
     if (ring_open(&ring, &e->ring, &refused)) log_line(&o->log, LOG_WARN, "prompts leave experts in RAM to the CPU: %s", refused.text);
     graph_use_vram(e->graph, e->vram, e->moves, e->ring);
     return ERR_NONE;
@@ -296,6 +296,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     const struct profile *profile = o->find_profile ? o->find_profile(o->find_profile_ctx, e->model) : NULL;
     TRY(open_on_machine(e, o, process_bytes, profile, why));
     const uint64_t begin = clock_ns();
+    if (o->timeline_spans) TRY(timeline_open(e->gpu, o->timeline_spans, &e->timeline, why));
     TRY(open_store(e, o, profile, why));
     TRY(load(e, o, why));
     e->load_ns = clock_ns() - begin;
@@ -305,6 +306,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     const struct graph_hook hook = {o->on_experts, o->on_experts_ctx, o->on_input, o->on_input_ctx};
     TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
                    threads > batch_threads ? threads : batch_threads, &e->graph, why));
+    graph_show(e->graph, e->timeline);
     return e->vram ? use_vram(e, o, profile, why) : ERR_NONE;
 }
 
@@ -354,6 +356,7 @@ void engine_close(struct engine **engine) {
     experts_close(&e->experts);
     fetch_close(&e->fetch); /* may have been writing into the weights' memory */
     weights_close(&e->weights);
+    timeline_close(&e->timeline);
     if (e->gpu) e->gpu->ops->close(&e->gpu);
     if (e->planned) plan_close(&e->plan);
     if (e->batch_pool != e->pool) pool_close(&e->batch_pool);
@@ -389,6 +392,8 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     for (uint64_t i = 0; i < n; i++) out->vram_experts += e->vram->slot_of[i] != 0;
 }
 
+const struct plan *engine_plan(const struct engine *e) { return e->planned ? &e->plan : NULL; }
+
 void engine_get_io(const struct engine *e, struct engine_io *out) {
     *out = (struct engine_io){.backend = "none"};
     if (!e->graph) return;
@@ -408,4 +413,13 @@ void engine_get_io(const struct engine *e, struct engine_io *out) {
     out->passed = ring.passed;
     out->passed_bytes = ring.bytes;
     out->passed_again = ring.reused;
+}
+
+void engine_write_timeline(const struct engine *e, struct text *out) { timeline_write(e->timeline, out); }
+
+bool engine_get_overlap(const struct engine *e, uint64_t since_ns, struct engine_overlap *out) {
+    struct timeline_overlap o;
+    const bool known = timeline_measure(e->timeline, since_ns, &o);
+    *out = (struct engine_overlap){o.cpu_ns, o.device_ns, o.both_ns};
+    return known;
 }

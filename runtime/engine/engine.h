@@ -77,6 +77,7 @@ struct engine_options {
     void *on_input_ctx;
     uint32_t pass_from_tokens; /* experts in RAM that so many tokens of a prompt chose are computed by the GPU; 0: as rates say */
     uint32_t shuffle_experts; /* tests: not 0: experts move between RAM and VRAM at random, from that seed */
+    uint32_t timeline_spans; /* keep so many spans of what runs when, for engine_write_timeline(); 0: none, at no cost */
     struct stream *(*wrap_stream)(void *ctx, struct stream *inner); /* tests: see fetch.h */
     void *wrap_stream_ctx;
 
@@ -108,6 +109,8 @@ struct engine_info {
     uint32_t vram_experts;  /* that have a slot there */
 };
 void engine_get_info(const struct engine *e, struct engine_info *out);
+/* What was decided when the engine was opened; NULL with vocab_only. */
+const struct plan *engine_plan(const struct engine *e);
 
 /* What streaming did since the engine was opened; differences of two calls describe a stretch. */
 struct engine_io {
@@ -130,6 +133,14 @@ struct engine_io {
     const char *backend;              /* "io_uring", "pread" */
 };
 void engine_get_io(const struct engine *e, struct engine_io *out);
+
+/* What ran when, as Chrome trace JSON (engine_options.timeline_spans). Not while a session computes. */
+void engine_write_timeline(const struct engine *e, struct text *out);
+/* Of what began at since_ns (clock_ns()) or later: time in which the CPU's workers were busy, the GPU, both at once. False: unknown. */
+struct engine_overlap {
+    uint64_t cpu_ns, gpu_ns, both_ns;
+};
+bool engine_get_overlap(const struct engine *e, uint64_t since_ns, struct engine_overlap *out);
 
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 

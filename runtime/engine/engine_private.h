@@ -27,6 +27,7 @@ struct engine {
     struct network network;
     struct gpu *gpu;   /* NULL: none is used; all layers are on it otherwise */
     struct vram *vram; /* NULL without a GPU */
+    struct timeline *timeline; /* NULL: none is kept */
     struct moves *moves; /* NULL: nothing moves */
     struct ring *ring;   /* NULL: nothing passes */
     struct split_rates rates; /* of what passes */

@@ -136,9 +136,17 @@ static void note_failure(struct experts *x, int32_t slot, const struct fetch_don
         }
 }
 
+static void show_read(struct experts *x, int32_t slot, const struct fetch_done *done) {
+    static const char *const names[] = {[READ_DEMAND] = "needed", [READ_AHEAD] = "ahead", [READ_FILL] = "background"};
+    uint32_t layer, expert;
+    if (x->timeline && !done->code && cache_content(x->cache, slot, &layer, &expert))
+        timeline_add(x->timeline, TIMELINE_DRIVE, names[x->slot_info[slot].kind], layer, clock_ns() - done->ns);
+}
+
 /* ERR_CANCELLED ends a loan: the failure was noted when patience ran out, and whoever needs the expert now reads it again. */
 static void landed(struct experts *x, const struct fetch_done *done) {
     const int32_t slot = (int32_t)done->tag;
+    show_read(x, slot, done);
     if (done->code != ERR_NONE && done->code != ERR_CANCELLED) note_failure(x, slot, done);
     if (!done->lent) cache_landed(x->cache, slot, done->code == ERR_NONE); /* a lent slot stays taken until the second report */
 }
@@ -338,7 +346,10 @@ enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_sto
         if ((e = may_wait(x, waiting_since, should_stop, ctx, why))) break;
         experts_reap(x, WAIT_NS);
     }
-    if (waiting_since) x->io.wait_ns += clock_ns() - waiting_since;
+    if (waiting_since) {
+        x->io.wait_ns += clock_ns() - waiting_since;
+        timeline_add(x->timeline, TIMELINE_CPU, "wait for the drive", x->layer, waiting_since);
+    }
     return e;
 }
 

@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/fetch.h"
+#include "engine/timeline.h"
 #include "model/model.h"
 #include "placement/plan.h"
 
@@ -23,6 +24,7 @@ struct experts_options {
     const struct plan *plan;/* its slot classes and RAM slots; used during experts_open() */
     const float *prior;     /* [layers][experts] uses a token a profile expects, or NULL; used during experts_open() */
     bool look_ahead;
+    struct timeline *timeline; /* NULL: none */
     struct log_sink log;
 };
 

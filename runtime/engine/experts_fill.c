@@ -118,6 +118,7 @@ enum err experts_open(const struct experts_options *o, struct experts **out, str
     x->m = o->model;
     x->fetch = o->fetch;
     x->log = o->log;
+    x->timeline = o->timeline;
     x->patience_ns = fetch_patience_ns(o->fetch) + fetch_patience_ns(o->fetch) / 2;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);

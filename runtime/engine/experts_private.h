@@ -57,6 +57,7 @@ struct experts {
     struct fetch *fetch;
     struct cache *cache;
     struct log_sink log;
+    struct timeline *timeline;
     uint64_t patience_ns; /* of a run that can do nothing else; longer than the fetch's with one read */
 
     uint32_t n_classes, n_slots;

@@ -99,7 +99,9 @@ static void forward(const struct worker *me, void *ctx) {
         /* Set before a meeting inside layer l and compared after it, so that all workers leave together; a later layer's
          * number, set by a worker that is ahead, does not concern those still here. */
         if (me->index == 0 && g->batch->should_stop && g->batch->should_stop(g->batch->ctx)) g->stop_after = l;
+        const uint64_t since = me->index == 0 ? timeline_now(g->timeline) : 0;
         if (!layer_cpu(&s, l)) return;
+        if (me->index == 0) timeline_add(g->timeline, TIMELINE_CPU, "layer", l, since);
         if (g->stop_after <= l) return;
     }
     if (!g->batch->want_logits) return;
@@ -294,6 +296,8 @@ void graph_close(struct graph **graph) {
     arena_close(&g->arena);
     free(g);
 }
+
+void graph_show(struct graph *g, struct timeline *t) { g->timeline = t; }
 
 void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring) {
     g->vram = v;

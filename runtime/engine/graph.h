@@ -13,6 +13,7 @@
 #include "engine/moves.h"
 #include "engine/network.h"
 #include "engine/ring.h"
+#include "engine/timeline.h"
 #include "engine/vram.h"
 
 struct graph;
@@ -43,6 +44,7 @@ struct graph_hook {
 enum err graph_open(const struct network *net, const struct cpu_ops *ops, struct experts *experts, const struct graph_hook *hook,
                     uint32_t ubatch, unsigned max_threads, struct graph **out, struct reason *why) MUST_USE;
 void graph_close(struct graph **graph);
+void graph_show(struct graph *g, struct timeline *t); /* from here on; borrowed, may be NULL */
 uint64_t graph_scratch_bytes(const struct graph *g);
 /* The same before there is a graph; UINT64_MAX: overflow. */
 uint64_t graph_scratch_need(const struct model_shape *s, uint32_t ubatch, unsigned max_threads);

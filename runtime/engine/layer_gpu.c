@@ -38,7 +38,8 @@ struct serving {
     uint32_t answered; /* number of the last mail */
     enum serving_act act;
     uint64_t since_ns; /* of the last sign of life */
-    uint64_t seen_ns;  /* the mail at hand */
+    uint64_t seen_ns;  /* the mail at hand, and its layer */
+    uint32_t layer;
     bool hung;         /* the device did not answer in time */
 };
 
@@ -52,6 +53,7 @@ static void await_word(struct serving *s) {
     for (unsigned spins = 1;; spins++) {
         if (reached(look(&v->shared->mail->number), s->answered + 1)) {
             s->seen_ns = clock_ns();
+            s->layer = v->shared->mail->layer;
             s->act = v->shared->mail->kind == GPU_MAIL_ATTENTION ? SERVE_ATTENTION : SERVE_EXPERTS;
             return;
         }
@@ -136,6 +138,7 @@ static void serve(const struct worker *me, void *ctx) {
         __atomic_store_n(&answer->number, sv->answered, __ATOMIC_RELEASE);
         g->mails.mails++;
         g->mails.ns += clock_ns() - sv->seen_ns;
+        timeline_add(g->timeline, TIMELINE_CPU, sv->act == SERVE_EXPERTS ? "missing experts" : "attention", sv->layer, sv->seen_ns);
     }
 }
 
@@ -143,6 +146,7 @@ static void serve(const struct worker *me, void *ctx) {
 
 struct launch {
     struct vram *v;
+    struct timeline *timeline;
     uint32_t tokens;
     enum err code;
     struct reason why;
@@ -150,7 +154,9 @@ struct launch {
 
 static void *launch_step(void *ctx) {
     struct launch *l = ctx;
+    const uint32_t span = timeline_device(l->timeline, GPU_COMPUTE, TIMELINE_LANE, "step", TIMELINE_NO_LAYER);
     l->code = l->v->ops->step_launch(l->v->net, l->tokens, &l->why);
+    timeline_device_end(l->timeline, span);
     if (!l->code && l->v->emulated) l->code = l->v->ops->sync(l->v->gpu, GPU_COMPUTE, l->v->patience_ns, &l->why);
     return NULL;
 }
@@ -194,7 +200,7 @@ static void note_step(const struct graph *g, const struct batch *b) {
 
 static enum err run_step(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = g->vram;
-    struct launch l = {.v = v};
+    struct launch l = {.v = v, .timeline = g->timeline};
     TRY(step_size(v, b->n, &l.tokens, why));
     write_command(g, b);
     struct serving s = {.g = g, .step = v->number, .answered = look(&v->shared->mail->number)};
@@ -240,16 +246,6 @@ static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_b
     return n;
 }
 
-/* The device's part of a layer from its router up to where the CPU's results are needed. */
-static void launch_layer(struct lane_run *r) {
-    struct vram *v = r->g->vram;
-    v->ops->batch_route(v->net, &r->part, r->layer, !v->all_resident, &r->routes, v->ready[r->part.lane]);
-    r->untold = r->g->hook.on_experts || r->g->moves;
-    r->told_layer = r->layer;
-    const uint32_t n = list_resident(v, r->layer, r->resident);
-    if (n) v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
-}
-
 static enum err await(struct vram *v, struct gpu_event *e, const struct batch *b, struct reason *why) {
     const uint64_t since = clock_ns();
     if (v->emulated) TRY(v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, why));
@@ -261,6 +257,35 @@ static enum err await(struct vram *v, struct gpu_event *e, const struct batch *b
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     }
     return ERR_NONE;
+}
+
+/* What the lane's last event says has happened. */
+static enum err await_lane(struct lane_run *r, const char *what, const struct batch *b, struct reason *why) {
+    struct vram *v = r->g->vram;
+    const uint64_t since = timeline_now(r->g->timeline);
+    const enum err e = await(v, v->ready[r->part.lane], b, why);
+    timeline_add(r->g->timeline, TIMELINE_HOST, what, r->layer, since);
+    return e;
+}
+
+/* The device does something for the lane: a span of the timeline, to be ended after its launches. */
+static uint32_t show_phase(const struct lane_run *r, const char *name) {
+    return timeline_device(r->g->timeline, GPU_COMPUTE, (enum timeline_track)(TIMELINE_LANE + r->part.lane), name, r->layer);
+}
+
+/* The device's part of a layer from its router up to where the CPU's results are needed. */
+static void launch_layer(struct lane_run *r) {
+    struct vram *v = r->g->vram;
+    uint32_t span = show_phase(r, "router");
+    v->ops->batch_route(v->net, &r->part, r->layer, !v->all_resident, &r->routes, v->ready[r->part.lane]);
+    timeline_device_end(r->g->timeline, span);
+    r->untold = r->g->hook.on_experts || r->g->moves;
+    r->told_layer = r->layer;
+    const uint32_t n = list_resident(v, r->layer, r->resident);
+    if (n == 0) return;
+    span = show_phase(r, "experts");
+    v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
+    timeline_device_end(r->g->timeline, span);
 }
 
 static void compute_missing(const struct worker *me, void *ctx) {
@@ -307,9 +332,11 @@ static enum err host_attention(struct lane_run *r, struct pool *pool, const stru
     struct vram *v = r->g->vram;
     struct batch own;
     v->ops->batch_qkv(v->net, &r->part, r->layer, v->qkv[r->part.lane], v->ready[r->part.lane]);
-    TRY(await(v, v->ready[r->part.lane], b, why));
+    TRY(await_lane(r, "wait for q, k, v", b, why));
     take_scratch_for(r, &own, b);
+    const uint64_t since = timeline_now(r->g->timeline);
     run_workers(r->g, pool, attend_lane, r);
+    timeline_add(r->g->timeline, TIMELINE_CPU, "attention", r->layer, since);
     v->ops->batch_attended(v->net, &r->part, r->layer, v->attended[r->part.lane]);
     return ERR_NONE;
 }
@@ -317,7 +344,7 @@ static enum err host_attention(struct lane_run *r, struct pool *pool, const stru
 /* Before the next layer's take their place. The device has that layer's experts and more to do meanwhile. */
 static enum err tell_routes(struct lane_run *r, const struct batch *b, struct reason *why) {
     if (!r->untold) return ERR_NONE;
-    TRY(await(r->g->vram, r->g->vram->ready[r->part.lane], b, why));
+    TRY(await_lane(r, "wait for routes", b, why));
     note_routes(r->g, r->told_layer, r->part.first, r->routes.experts, r->part.n);
     r->untold = false;
     return ERR_NONE;
@@ -326,7 +353,9 @@ static enum err tell_routes(struct lane_run *r, const struct batch *b, struct re
 static enum err start_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = r->g->vram;
     if (v->kv_on_host) TRY(host_attention(r, pool, b, why));
-    else v->ops->batch_attention(v->net, &r->part, r->layer);
+    const uint32_t span = v->kv_on_host ? UINT32_MAX : show_phase(r, "attention");
+    if (!v->kv_on_host) v->ops->batch_attention(v->net, &r->part, r->layer);
+    timeline_device_end(r->g->timeline, span);
     TRY(tell_routes(r, b, why));
     launch_layer(r);
     return ERR_NONE;
@@ -359,17 +388,22 @@ static enum err compute_both(struct lane_run *r, struct pool *pool, const struct
     struct graph *g = r->g;
     struct batch own;
     uint32_t n, n_passing;
+    uint64_t since;
     pthread_t thread;
     divide_missing(r, &n, &n_passing);
     const bool apart = n_passing && pthread_create(&thread, NULL, send_passing, r) == 0;
     if (n_passing && !apart) send_passing(r);
     if (n > n_passing) {
         take_scratch_for(r, &own, b);
+        since = timeline_now(g->timeline);
         run_workers(g, pool, compute_missing, r);
+        timeline_add(g->timeline, TIMELINE_CPU, "missing experts", r->layer, since);
         *rest = g->vram->rest[r->part.lane];
     }
     if (apart) pthread_join(thread, NULL);
+    since = timeline_now(g->timeline);
     const enum err e = n_passing ? ring_settle(g->ring, why) : ERR_NONE;
+    if (n_passing) timeline_add(g->timeline, TIMELINE_HOST, "wait for copies", r->layer, since);
     return g->failed ? g->failed : e;
 }
 
@@ -378,11 +412,13 @@ static enum err end_layer(struct lane_run *r, struct pool *pool, const struct ba
     struct vram *v = r->g->vram;
     const float *rest = NULL;
     if (!v->all_resident) {
-        TRY(await(v, v->ready[r->part.lane], b, why));
+        TRY(await_lane(r, "wait for routes", b, why));
         TRY(tell_routes(r, b, why));
         TRY(compute_both(r, pool, b, &rest, why));
     }
+    const uint32_t span = show_phase(r, "sum");
     v->ops->batch_combine(v->net, &r->part, r->layer, rest);
+    timeline_device_end(r->g->timeline, span);
     r->layer++;
     return b->should_stop && b->should_stop(b->ctx) ? fail(why, ERR_CANCELLED, "stopped between layers") : ERR_NONE;
 }
@@ -463,7 +499,9 @@ enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, stru
     if (b->kv->in_vram) TRY(vram_grow_kv(g->vram, (struct kv *)b->kv, b->first + b->n, why));
     TRY(experts_enter(g->experts, why));
     const bool step = b->n <= GPU_STEP_TOKENS;
+    timeline_begin_run(g->timeline);
     const enum err e = step ? run_step(g, pool, b, why) : run_prompt(g, pool, b, why);
+    timeline_end_run(g->timeline);
     struct reason left;
     const enum err code = experts_leave(g->experts, e ? 0 : b->n, &left);
     if (g->moves) moves_advance(g->moves, e ? 0 : b->n);

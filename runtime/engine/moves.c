@@ -35,6 +35,7 @@ struct moves {
     const struct gpu_ops *ops;
     struct experts *experts;
     struct residency *policy;
+    struct timeline *timeline;
     uint32_t shuffle, random;
     uint32_t steps;
     uint64_t not_before_ns; /* the next move */
@@ -104,6 +105,7 @@ enum err moves_open(const struct moves_options *o, struct moves **out, struct re
     m->v = o->vram;
     m->ops = o->vram->ops;
     m->experts = o->experts;
+    m->timeline = o->timeline;
     m->shuffle = m->random = o->shuffle;
     enum err e = open_policy(m, o, why);
     if (!e) e = list_free(m, why);
@@ -213,7 +215,9 @@ bool moves_stage(struct moves *m) {
 static void send(struct moves *m, struct move *mv) {
     const uint8_t *const from[VRAM_MATRICES] = {mv->host[0], mv->host[1], mv->host[2]};
     experts_return(m->experts, mv->what.layer, mv->what.expert);
+    const uint32_t span = timeline_device(m->timeline, GPU_COPY, TIMELINE_COPY, "move", mv->what.layer);
     vram_send_expert(m->v, mv->what.layer, from, mv->staging, mv->slot);
+    timeline_device_end(m->timeline, span);
     m->ops->record(m->v->gpu, GPU_COPY, mv->copied);
     mv->state = COPYING;
     for (int i = 0; i < VRAM_MATRICES; i++) m->counters.bytes += mv->matrices[i].bytes;

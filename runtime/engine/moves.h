@@ -19,6 +19,7 @@ struct moves_options {
     struct experts *experts;
     const struct plan *plan; /* used during moves_open() */
     const float *prior;      /* as experts_options.prior */
+    struct timeline *timeline; /* NULL: none */
     uint32_t shuffle;        /* tests: not 0: experts move at random, as many at once as can */
 };
 

@@ -23,6 +23,7 @@ struct ring {
     struct vram *v;
     const struct gpu_ops *ops;
     struct experts *experts;
+    struct timeline *timeline;
     struct split_rates rates;
     uint32_t from_tokens;
     uint32_t n_chunks, next;            /* the chunk to be overwritten next */
@@ -69,6 +70,7 @@ enum err ring_open(const struct ring_options *o, struct ring **out, struct reaso
     r->v = o->vram;
     r->ops = o->vram->ops;
     r->experts = o->experts;
+    r->timeline = o->timeline;
     r->rates = o->rates;
     r->from_tokens = o->from_tokens;
     r->n_chunks = chunks;
@@ -171,6 +173,7 @@ static void send_chunk(struct ring *r, const struct gpu_batch *b, const struct p
     struct gpu_batch_expert sent[CHUNK];
     r->next = (c + 1) % r->n_chunks;
     r->ops->wait(r->v->gpu, GPU_COPY, r->done[c]);
+    uint32_t span = timeline_device(r->timeline, GPU_COPY, TIMELINE_COPY, "experts for a prompt", r->layer);
     for (uint32_t i = 0; i < CHUNK; i++) r->entries[c * CHUNK + i].full = false;
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t slot = c * CHUNK + i;
@@ -178,9 +181,12 @@ static void send_chunk(struct ring *r, const struct gpu_batch *b, const struct p
         vram_send_expert(r->v, r->layer, p[i].from.matrix, r->staging, sent[i].slot);
         r->entries[slot] = (struct entry){true, r->layer, p[i].expert};
     }
+    timeline_device_end(r->timeline, span);
     r->ops->record(r->v->gpu, GPU_COPY, r->copied[c]);
     r->ops->wait(r->v->gpu, GPU_COMPUTE, r->copied[c]);
+    span = timeline_device(r->timeline, GPU_COMPUTE, TIMELINE_LANE + b->lane, "passing experts", r->layer);
     r->ops->batch_experts(r->v->net, b, r->layer, sent, n);
+    timeline_device_end(r->timeline, span);
     r->ops->record(r->v->gpu, GPU_COMPUTE, r->done[c]);
     r->last = r->copied[c];
 }

@@ -15,6 +15,7 @@
 struct ring_options {
     struct vram *vram;       /* borrowed, as experts */
     struct experts *experts;
+    struct timeline *timeline; /* NULL: none */
     struct split_rates rates;
     uint32_t from_tokens;    /* tests, experiments: experts with so many tokens pass; 0: by the rates */
 };

@@ -43,6 +43,7 @@ struct graph {
     struct moves *moves; /* NULL: none */
     struct ring *ring;   /* NULL: none */
     struct graph_mails mails;
+    struct timeline *timeline; /* NULL: none */
     struct graph_hook hook;
     uint32_t ubatch;
     unsigned max_threads;
