@@ -9,6 +9,10 @@
 #include "engine/engine.h"
 #include "tests/support/hybrid_run.h"
 
+#ifndef BUDGET_STEPS
+#define BUDGET_STEPS 12
+#endif
+
 enum { PROMPT = 40, ANSWER = 10 };
 
 static struct result on_cpu, got;
@@ -97,8 +101,8 @@ static void budgets_do_not_change_the_answer(void **state) {
     const uint64_t low = none.info.vram_peak - ((uint64_t)8 << 20), most = all.info.vram_peak + ((uint64_t)16 << 20);
     uint32_t before = 0;
     uint64_t least = 0;
-    for (int i = 0; i <= 12; i++) {
-        const uint64_t budget = low + (most - low) * (uint64_t)i / 12;
+    for (int i = 0; i <= BUDGET_STEPS; i++) {
+        const uint64_t budget = low + (most - low) * (uint64_t)i / BUDGET_STEPS;
         struct reason why = {{0}};
         struct engine *e = open_engine(&(struct run){.vram_budget = budget}, &why);
         if (!e) { /* a budget that was asked for is refused, never exceeded */
