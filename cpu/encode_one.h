@@ -54,7 +54,6 @@ struct trial {
 static inline f8 round8(f8 x) { return x + set8(0x1.8p23f) - set8(0x1.8p23f); } /* nearest even, of |x| < 2^22 */
 static inline f8 clamp8(f8 x, float lo, float hi) { return min8(max8(x, set8(lo)), set8(hi)); }
 static inline f8 inverse8(f8 s) { return where_less(abs8(s), set8(1e-30f), set8(0), 1.0f / s); }
-
 static inline f8 per8(f8 x, float d) { return d != 0 ? x / set8(d) : set8(0); }
 
 static inline double sum8(f8 x) {
@@ -272,7 +271,7 @@ static inline f8 nearest_whole(const struct whole *w, f8 x) {
 
 /* What the scales' roundings would add to the error, if levels stayed. */
 static inline double rounding_cost(const struct whole *w, const struct free_fit *f, float d) {
-    const f8 off = f->s - set8(d) * nearest_whole(w, f->s / set8(d));
+    const f8 off = f->s - set8(d) * nearest_whole(w, per8(f->s, d));
     return sum8(f->wqq * off * off);
 }
 

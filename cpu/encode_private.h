@@ -32,8 +32,7 @@ struct encoder encode_find_levels_ref(enum tensor_type type);
 struct encoder encode_find_levels_avx2(enum tensor_type type);
 struct encoder encode_find_codebook(enum tensor_type type, enum cpu_isa isa);
 
-/* n <= 256 weights into what functions see. `largest`: clamp. importance may be NULL. Powers of two keep the weights' ratio:
- * every x is multiplied by `factor` first. */
+/* n <= 256 weights, each multiplied by `factor`, and their importances (or NULL) into what functions see. */
 void encode_clean(const float *weights, const float *importance, size_t n, float factor, float *x, float *w);
 
 /* encode_row() with the instruction set given. */
