@@ -7,6 +7,7 @@
 
 #include "core/core.h"
 #include "core/tensor.h"
+#include "cpu/cpu.h"
 
 /* Is there an encoder for this type? */
 bool encode_supports(enum tensor_type type);
@@ -16,5 +17,8 @@ bool encode_wants_importance(enum tensor_type type);
 /* k weights -> tensor_row_bytes(type, k) bytes at `row`. k must be what tensor_row_bytes() accepts. `importance`: [k], >= 0,
  * mean square of each input column, or NULL. Weights that are not finite count as zero; false when there were any. */
 bool encode_row(enum tensor_type type, const float *weights, const float *importance, size_t k, void *row);
+/* The same with the instruction set given, at most cpu_isa_best(): asking the machine takes longer than a short row. The bytes
+ * do not depend on it. */
+bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k, void *row);
 
 #endif

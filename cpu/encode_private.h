@@ -8,6 +8,7 @@
 #include "core/core.h"
 #include "core/tensor.h"
 #include "cpu/cpu.h"
+#include "cpu/encode.h"
 
 enum { ENCODE_PIECE = 2048 /* the most weights a function gets at once; a multiple of every block */ };
 
@@ -34,10 +35,6 @@ struct encoder encode_find_codebook(enum tensor_type type, enum cpu_isa isa);
 
 /* n <= 256 weights, each multiplied by `factor`, and their importances (or NULL) into what functions see. */
 void encode_clean(const float *weights, const float *importance, size_t n, float factor, float *x, float *w);
-
-/* encode_row() with the instruction set given. */
-bool encode_row_with(enum cpu_isa isa, enum tensor_type type, const float *weights, const float *importance, size_t k,
-                     void *row);
 
 /* Nearest binary16 that is finite. */
 static inline uint16_t encode_f16(float x) {

@@ -131,7 +131,7 @@ static void encode_items(const struct worker *me, void *ctx) {
         for (uint64_t row = first; row < end; row++) {
             uint8_t *to = r->target + row * r->target_row_bytes;
             source->dequant(r->source + row * t->row_bytes, m->row, t->ne[0]);
-            m->not_finite += !encode_row(r->tensor->choice.type, m->row, r->importance, t->ne[0], to);
+            m->not_finite += !encode_row_with(r->q->ops.isa, r->tensor->choice.type, m->row, r->importance, t->ne[0], to);
             measure(r, m, to);
         }
     }
