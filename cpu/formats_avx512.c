@@ -18,9 +18,11 @@ enum {
 };
 
 /* 256 columns: weight = scale * (level - offset) - min, levels in the order of the format's layout, scales and minimums in the
- * order of the columns, one each 16. Bit t of `raised` adds the format's `raise` to the levels of the 16-group t. */
+ * order of the columns, one each 16. Bit t of `raised` adds the format's `raise` to the levels of the 16-group t. Of formats with
+ * SIGNS, levels are magnitudes and `negative` has a bit each. */
 struct opened {
     __m512i level[4];
+    __mmask64 negative[4];
     __m512 scale, min;
     uint32_t raised;
 };
@@ -144,7 +146,7 @@ static ALWAYS_INLINE void three_bits(const uint8_t *qs, const uint8_t *qh, __m51
 }
 
 /* Magnitudes (at most 127) with the signs of a mask, offset 128. */
-static ALWAYS_INLINE __m512i with_signs(__m512i magnitudes, uint64_t negative) {
+static ALWAYS_INLINE __m512i with_signs(__m512i magnitudes, __mmask64 negative) {
     const __m512i x = _mm512_xor_si512(magnitudes, all(-128));
     return _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
 }
@@ -429,11 +431,11 @@ static ALWAYS_INLINE void open_iq2_kl(const uint8_t *b, struct opened *o) {
  * Which units a gather takes is free, because the activations can be put in any order. Lane l of step i always is unit 4l+i: the
  * indices of a lane's four units stand side by side in the block, and its weights belong to the same scale in all steps. */
 
-/* Entries of eight weights (lane: a 32-group), whose signs are byte `byte` of the lane. */
-static ALWAYS_INLINE __m512i signed_8(__m512i entries, __m512i signs, int byte) {
+/* Signs of eight weights a lane (a 32-group): byte `byte` of the lane. */
+static ALWAYS_INLINE __mmask64 signs_8(__m512i signs, int byte) {
     const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8));
     const __m512i spread = _mm512_shuffle_epi8(signs, _mm512_add_epi8(order, all(byte)));
-    return with_signs(entries, _mm512_test_epi8_mask(spread, _mm512_set1_epi64((long long)0x8040201008040201)));
+    return _mm512_test_epi8_mask(spread, _mm512_set1_epi64((long long)0x8040201008040201));
 }
 
 static ALWAYS_INLINE void open_iq2_xxs(const uint8_t *b, struct opened *o) {
@@ -444,9 +446,8 @@ static ALWAYS_INLINE void open_iq2_xxs(const uint8_t *b, struct opened *o) {
     const __m512i signs = signs_of_codes(codes);
     for (int i = 0; i < 4; i++) {
         const __m512i index = _mm512_shuffle_epi8(x, _mm512_add_epi8(order, _mm512_set1_epi64(i)));
-        const __m512i entries =
-            _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xxs, 8);
-        o->level[i] = signed_8(entries, signs, 4 + i);
+        o->level[i] = _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xxs, 8);
+        o->negative[i] = signs_8(signs, 4 + i);
     }
     const __m512i upper = _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(x)));
     o->scale = linear(_mm512_srli_epi32(upper, 28), 2, 1, 15, 0.125f, half_at(b));
@@ -456,9 +457,8 @@ static ALWAYS_INLINE void open_iq2_xs(const uint8_t *b, struct opened *o) {
     const __m512i x = load64(b + 2), signs = signs_of_codes(_mm512_srli_epi16(x, 9));
     for (int i = 0; i < 4; i++) {
         const __m512i index = _mm512_and_si512(_mm512_srli_epi64(x, 16 * (unsigned)i), _mm512_set1_epi64(511));
-        const __m512i entries =
-            _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xs, 8);
-        o->level[i] = signed_8(entries, signs, 2 * i);
+        o->level[i] = _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), (__mmask8)full_mask(), index, codebook_iq2xs, 8);
+        o->negative[i] = signs_8(signs, 2 * i);
     }
     o->scale = linear(nibbles_16(b + 66), 2, 1, 15, 0.125f, half_at(b));
 }
@@ -466,8 +466,10 @@ static ALWAYS_INLINE void open_iq2_xs(const uint8_t *b, struct opened *o) {
 static ALWAYS_INLINE void open_iq2_s(const uint8_t *b, struct opened *o) {
     const __m256i qs = load32(b + 2), qh = _mm256_cvtepu8_epi32(load8(b + 66));
     const __m512i signs = _mm512_cvtepu32_epi64(load32(b + 34));
-    for (int i = 0; i < 4; i++) /* bits 2i, 2i+1 of a byte of qh are bits 8 and 9 of an index */
-        o->level[i] = signed_8(entries_8(codebook_iq2s, indices(qs, i, qh, 8 - 2 * i, 0x300)), signs, i);
+    for (int i = 0; i < 4; i++) { /* bits 2i, 2i+1 of a byte of qh are bits 8 and 9 of an index */
+        o->level[i] = entries_8(codebook_iq2s, indices(qs, i, qh, 8 - 2 * i, 0x300));
+        o->negative[i] = signs_8(signs, i);
+    }
     o->scale = linear(nibbles_16(b + 74), 2, 1, 15, 0.125f, half_at(b));
 }
 
@@ -481,7 +483,8 @@ static ALWAYS_INLINE void quad_levels(const uint32_t *grid, __m512i qs, __m512i 
     for (int i = 0; i < 4; i++) {
         __m512i index = _mm512_shuffle_epi8(qs, _mm512_add_epi8(order, all32((uint32_t)i)));
         if (has_ninth) index = _mm512_ternarylogic_epi32(index, _mm512_slli_epi32(ninth, 8 - (unsigned)i), all32(256), 0xf8);
-        o->level[i] = with_signs(entries_4(grid, index), _mm512_test_epi8_mask(bits[i / 2], all32(i % 2 ? 0x80402010 : 0x08040201)));
+        o->level[i] = entries_4(grid, index);
+        o->negative[i] = _mm512_test_epi8_mask(bits[i / 2], all32(i % 2 ? 0x80402010 : 0x08040201));
     }
 }
 
@@ -543,10 +546,11 @@ static ALWAYS_INLINE void open_iq1_m(const uint8_t *b, struct opened *o) {
 #define ORDER_HALVES   {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}
 #define ORDER_QUARTERS {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}
 
-/* has_min, raise: whether and what struct opened says of `min` and `raised`; group: columns that share a scale. */
+/* extra, raise: what struct opened says of `min`, `negative` and `raised`; group: columns that share a scale. */
+enum extra { PLAIN, MINS, SIGNS };
 struct traits {
     const struct layout *layout;
-    bool has_min;
+    enum extra extra;
     int raise, group;
 };
 
@@ -565,17 +569,35 @@ static ALWAYS_INLINE __m512 lane_scales(const struct layout *l, int step, __m512
     return step ? _mm512_movehdup_ps(s) : _mm512_moveldup_ps(s); /* two lanes a 32-group, steps of its first and second 16 */
 }
 
+/* Dots of the steps that share the accumulator which begins with `step`. */
+static ALWAYS_INLINE __m512i dot_steps(const struct layout *l, const __m512i level[4], const struct prepared *p, int step) {
+    __m512i dots = l->offset ? start(p, step) : _mm512_setzero_si512();
+    for (int i = step; i < step + l->chained; i++) dots = dot(dots, level[i], p, i);
+    return dots;
+}
+
+/* The same of magnitudes: the activations take the signs, which for a single vector is less work and needs no offset. */
+static ALWAYS_INLINE __m512i dot_magnitudes(const struct layout *l, const struct opened *o, const struct prepared *p, int step) {
+    __m512i dots = _mm512_setzero_si512();
+    for (int i = step; i < step + l->chained; i++) {
+        const __m512i q = _mm512_load_si512(p->q + 64 * i);
+        dots = _mm512_dpbusd_epi32(dots, o->level[i], _mm512_mask_sub_epi8(q, o->negative[i], _mm512_setzero_si512(), q));
+    }
+    return dots;
+}
+
 static ALWAYS_INLINE void dot_opened(const struct traits t, const struct opened *o, const struct prepared *const p[], int n,
                                      __m512 sum[]) {
     const struct layout *l = t.layout;
+    __m512i level[4];
+    for (int i = 0; i < 4; i++) level[i] = t.extra == SIGNS && n > 1 ? with_signs(o->level[i], o->negative[i]) : o->level[i];
     for (int v = 0; v < n; v++) {
         const __m512 s = _mm512_mul_ps(o->scale, _mm512_load_ps(p[v]->fold));
         for (int i = 0; i < 4; i += l->chained) {
-            __m512i dots = dot(l->offset ? start(p[v], i) : _mm512_setzero_si512(), o->level[i], p[v], i);
-            for (int j = 1; j < l->chained; j++) dots = dot(dots, o->level[i + j], p[v], i + j);
+            const __m512i dots = t.extra == SIGNS && n == 1 ? dot_magnitudes(l, o, p[v], i) : dot_steps(l, level, p[v], i);
             sum[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), lane_scales(l, i, s), sum[v]);
         }
-        if (t.has_min) sum[v] = _mm512_fnmadd_ps(o->min, _mm512_load_ps(p[v]->sums), sum[v]);
+        if (t.extra == MINS) sum[v] = _mm512_fnmadd_ps(o->min, _mm512_load_ps(p[v]->sums), sum[v]);
         if (t.raise) {
             const __m512 raised = _mm512_maskz_mul_ps((__mmask16)o->raised, o->scale, _mm512_set1_ps((float)t.raise));
             sum[v] = _mm512_fmadd_ps(raised, _mm512_load_ps(p[v]->sums), sum[v]);
@@ -591,7 +613,7 @@ struct rows {
 
 static ALWAYS_INLINE void store_row(const struct traits t, const struct opened *o, struct rows *rows, int row) {
     for (int i = 0; i < 4; i++) {
-        __m512i level = o->level[i];
+        __m512i level = t.extra == SIGNS ? with_signs(o->level[i], o->negative[i]) : o->level[i];
         if (t.raise) {
             const uint8_t *c = t.layout->chunk + 4 * i;
             uint32_t bits = 0; /* four lanes of 32 bits each 16 columns */
@@ -601,7 +623,7 @@ static ALWAYS_INLINE void store_row(const struct traits t, const struct opened *
         _mm512_store_si512(rows->level[row] + 64 * i, level);
     }
     _mm512_store_ps(rows->scale[row], o->scale);
-    if (t.has_min) _mm512_store_ps(rows->min[row], o->min);
+    if (t.extra == MINS) _mm512_store_ps(rows->min[row], o->min);
 }
 
 /* Sixteen values of sixteen rows, transposed; one each 32 columns where two always are the same. */
@@ -620,42 +642,42 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
         for (int j = 0; j < 4; j++) put(p, quad_of(t.layout, c / 4, 4 * (c % 4) + j), row, x[j]);
     }
     weave_scales(rows->scale, t.group, p->scale, row);
-    if (t.has_min) weave_scales(rows->min, t.group, p->min, row);
+    if (t.extra == MINS) weave_scales(rows->min, t.group, p->min, row);
 }
 
-/* X(name, type, order, registers of an accumulator, offset of levels, has_min, raise, columns of a scale, tiles) */
-#define FORMATS(X)                                                   \
-    X(q4_1, Q4_1, HALVES, 2, 0, true, 0, 32, tiles_32_min)           \
-    X(q5_0, Q5_0, HALVES, 2, 16, false, 0, 32, tiles_32)             \
-    X(q5_1, Q5_1, HALVES, 2, 0, true, 0, 32, tiles_32_min)           \
-    X(q6_0, Q6_0, HALVES, 2, 32, false, 0, 32, tiles_32)             \
-    X(iq4_nl, IQ4_NL, HALVES, 2, 128, false, 0, 32, tiles_32)        \
-    X(mxfp4, MXFP4, HALVES, 2, 128, false, 0, 32, tiles_32)          \
-    X(q2_k, Q2_K, PLANES, 1, 0, true, 0, 16, tiles_16_min)           \
-    X(q3_k, Q3_K, PLANES, 1, 4, false, 0, 16, tiles_16)              \
-    X(iq4_xs, IQ4_XS, HALVES, 2, 128, false, 0, 32, tiles_32)        \
-    X(iq2_k, IQ2_K, PLANES, 1, 128, false, 5, 16, tiles_16)          \
-    X(iq3_k, IQ3_K, PLANES, 1, 128, false, 4, 16, tiles_16)          \
-    X(iq4_k, IQ4_K, HALVES, 1, 128, false, 4, 16, tiles_16)          \
-    X(iq5_k, IQ5_K, PAIRS, 1, 128, false, 2, 16, tiles_16)           \
-    X(iq6_k, IQ6_K, PAIRS, 1, 128, false, 1, 16, tiles_16)           \
-    X(iq2_ks, IQ2_KS, PLANES, 1, 128, false, 5, 32, tiles_32)        \
-    X(iq2_kl, IQ2_KL, QUARTERS, 2, 128, false, 0, 32, tiles_32)      \
-    X(iq3_ks, IQ3_KS, PLANES, 1, 128, false, 4, 32, tiles_32)        \
-    X(iq4_ks, IQ4_KS, HALVES, 2, 128, false, 4, 32, tiles_32)        \
-    X(iq4_kss, IQ4_KSS, HALVES, 2, 128, false, 4, 32, tiles_32)      \
-    X(iq5_ks, IQ5_KS, PAIRS, 1, 128, false, 2, 32, tiles_32)         \
-    X(iq2_xxs, IQ2_XXS, BY_32, 4, 128, false, 0, 32, tiles_32)     \
-    X(iq2_xs, IQ2_XS, BY_32, 2, 128, false, 0, 16, tiles_16)       \
-    X(iq2_s, IQ2_S, BY_32, 2, 128, false, 0, 16, tiles_16)         \
-    X(iq3_xxs, IQ3_XXS, BY_16, 4, 128, false, 0, 32, tiles_32)     \
-    X(iq3_s, IQ3_S, BY_16, 4, 128, false, 0, 32, tiles_32)         \
-    X(iq1_s, IQ1_S, BY_32, 4, 128, false, 0, 32, tiles_32)         \
-    X(iq1_m, IQ1_M, BY_32, 2, 128, false, 0, 16, tiles_16)
+/* X(name, type, order, steps of an accumulator, offset of levels, extra, raise, columns of a scale, tiles) */
+#define FORMATS(X)                                              \
+    X(q4_1, Q4_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)      \
+    X(q5_0, Q5_0, HALVES, 2, 16, PLAIN, 0, 32, tiles_32)        \
+    X(q5_1, Q5_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)      \
+    X(q6_0, Q6_0, HALVES, 2, 32, PLAIN, 0, 32, tiles_32)        \
+    X(iq4_nl, IQ4_NL, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)   \
+    X(mxfp4, MXFP4, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)     \
+    X(q2_k, Q2_K, PLANES, 1, 0, MINS, 0, 16, tiles_16_min)      \
+    X(q3_k, Q3_K, PLANES, 1, 4, PLAIN, 0, 16, tiles_16)         \
+    X(iq4_xs, IQ4_XS, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)   \
+    X(iq2_k, IQ2_K, PLANES, 1, 128, PLAIN, 5, 16, tiles_16)     \
+    X(iq3_k, IQ3_K, PLANES, 1, 128, PLAIN, 4, 16, tiles_16)     \
+    X(iq4_k, IQ4_K, HALVES, 1, 128, PLAIN, 4, 16, tiles_16)     \
+    X(iq5_k, IQ5_K, PAIRS, 1, 128, PLAIN, 2, 16, tiles_16)      \
+    X(iq6_k, IQ6_K, PAIRS, 1, 128, PLAIN, 1, 16, tiles_16)      \
+    X(iq2_ks, IQ2_KS, PLANES, 1, 128, PLAIN, 5, 32, tiles_32)   \
+    X(iq2_kl, IQ2_KL, QUARTERS, 2, 128, PLAIN, 0, 32, tiles_32) \
+    X(iq3_ks, IQ3_KS, PLANES, 1, 128, PLAIN, 4, 32, tiles_32)   \
+    X(iq4_ks, IQ4_KS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32)   \
+    X(iq4_kss, IQ4_KSS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32) \
+    X(iq5_ks, IQ5_KS, PAIRS, 1, 128, PLAIN, 2, 32, tiles_32)    \
+    X(iq2_xxs, IQ2_XXS, BY_32, 4, 128, SIGNS, 0, 32, tiles_32)  \
+    X(iq2_xs, IQ2_XS, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)    \
+    X(iq2_s, IQ2_S, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)      \
+    X(iq3_xxs, IQ3_XXS, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)  \
+    X(iq3_s, IQ3_S, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)      \
+    X(iq1_s, IQ1_S, BY_32, 4, 128, PLAIN, 0, 32, tiles_32)      \
+    X(iq1_m, IQ1_M, BY_32, 2, 128, PLAIN, 0, 16, tiles_16)
 
-#define MATMUL(name, type, order, chained, offset, has_min, raise, group, tiles)                                               \
+#define MATMUL(name, type, order, chained, offset, extra, raise, group, tiles)                                               \
     static const struct layout layout_##name = {ORDER_##order, chained, offset, FOLD_D16, UNIT_##order};                                     \
-    static const struct traits traits_##name = {&layout_##name, has_min, raise, group};                                        \
+    static const struct traits traits_##name = {&layout_##name, extra, raise, group};                                        \
     static ALWAYS_INLINE void dot_##name(const uint8_t *at, const struct prepared *const p[], int n, __m512 sum[]) {           \
         struct opened o;                                                                                                       \
         open_##name(at, &o);                                                                                                   \
@@ -689,7 +711,7 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
 FORMATS(MATMUL)
 
 void cpu_fill_formats_avx512(struct cpu_ops *ops) {
-#define X(name, type, order, chained, offset, has_min, raise, group, tiles) ops->types[TYPE_##type].matmul = matmul_##name;
+#define X(name, type, order, chained, offset, extra, raise, group, tiles) ops->types[TYPE_##type].matmul = matmul_##name;
     FORMATS(X)
 #undef X
 }
