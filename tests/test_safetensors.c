@@ -173,9 +173,10 @@ static void opens_a_dense_checkpoint(void **state) {
 static void opens_shards(void **state) {
     (void)state;
     hf.n_shards = 3;
-    for (size_t i = 0; i < hf.n; i++) hf.tensors[i].shard = (unsigned)(i % 3); /* the experts of a stack in different files */
+    for (size_t i = 0; i < hf.n; i++) hf.tensors[i].shard = (unsigned)(i / 3 % 3); /* a stack's experts in different files */
     struct model *m = open_dir();
     assert_int_equal(m->n_files, 3);
+    assert_int_not_equal(m->layers[0].gate->slices[0].file, m->layers[0].gate->slices[1].file);
     check_dense_tensors(m, TYPE_BF16);
     model_close(&m);
     text_addf(&hf.index,

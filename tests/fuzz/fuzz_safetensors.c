@@ -14,6 +14,10 @@
 #include "model/model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+__attribute__((weak)) size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); /* absent in the replay */
+
+enum { RECORD_BYTES = 9 }; /* in front of a record's bytes */
 
 static const struct {
     const char *name;
@@ -71,18 +75,101 @@ static void put(int which, const uint8_t *bytes, size_t len, size_t zeros) {
 
 static void write_folder(const uint8_t *data, size_t size) {
     put(0, (const uint8_t *)config, sizeof config - 1, 0);
-    while (size >= 9) {
+    while (size >= RECORD_BYTES) {
         uint32_t len, zeros;
         memcpy(&len, data + 1, sizeof len);
         memcpy(&zeros, data + 5, sizeof zeros);
         const int which = data[0] % N_FILES;
-        data += 9;
-        size -= 9;
+        data += RECORD_BYTES;
+        size -= RECORD_BYTES;
         if (len > size) len = (uint32_t)size;
         put(which, data, len, zeros % (MAX_ZEROS + 1));
         data += len;
         size -= len;
     }
+}
+
+/* ---- mutating numbers and strings -------------------------------------------------------------------------------------- */
+
+static uint64_t next_random(uint64_t *state) { /* splitmix64 */
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+struct part {
+    size_t at, len;
+};
+
+/* Where some record's bytes are. */
+static bool pick_record(const uint8_t *data, size_t size, uint64_t random, struct part *out) {
+    struct part records[32];
+    size_t n = 0;
+    for (size_t at = 0; size - at >= RECORD_BYTES && n < 32;) {
+        uint32_t len;
+        memcpy(&len, data + at + 1, sizeof len);
+        at += RECORD_BYTES;
+        records[n] = (struct part){at, len < size - at ? len : size - at};
+        at += records[n++].len;
+    }
+    if (n) *out = records[random % n];
+    return n && out->len;
+}
+
+static bool is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
+
+/* A number or the inside of a quoted string, the first one from a random place on. */
+static bool pick_token(const uint8_t *data, struct part in, bool number, uint64_t random, struct part *out) {
+    size_t from = in.at + random % in.len;
+    const size_t end = in.at + in.len;
+    while (from < end && !(number ? is_digit(data[from]) : data[from] == '"')) from++;
+    if (!number) from++;
+    size_t to = from;
+    while (to < end && (number ? is_digit(data[to]) : data[to] != '"')) to++;
+    *out = (struct part){from, to - from};
+    return to < end;
+}
+
+/* Puts `len` bytes in the place of a part of a record, and corrects the record's length. */
+static size_t splice(uint8_t *data, size_t size, size_t max_size, struct part record, struct part old, const char *text,
+                     size_t len) {
+    if (size - old.len + len > max_size) return size;
+    memmove(data + old.at + len, data + old.at + old.len, size - old.at - old.len);
+    memcpy(data + old.at, text, len);
+    const uint32_t record_len = (uint32_t)(record.len - old.len + len);
+    memcpy(data + record.at - RECORD_BYTES + 1, &record_len, sizeof record_len);
+    return size - old.len + len;
+}
+
+static uint64_t interesting(uint64_t old, uint64_t *state) {
+    static const uint8_t powers[] = {0, 1, 2, 3, 4, 7, 8, 11, 12, 15, 16, 31, 32, 60, 61, 62, 63};
+    const uint64_t r = next_random(state), near = r % 5 - 2;
+    switch (r >> 8 & 3) {
+    case 0: return old + near;
+    case 1: return ((uint64_t)1 << powers[(r >> 16) % sizeof powers]) + near;
+    case 2: return r >> 16 & 1 ? old * 2 : old / 2;
+    default: return r >> 16 & 15;
+    }
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
+    uint64_t state = seed;
+    const uint64_t choice = next_random(&state) % 8;
+    struct part record, old, other;
+    char text[256];
+    if (choice < 2 || !pick_record(data, size, next_random(&state), &record)) return LLVMFuzzerMutate(data, size, max_size);
+    const bool number = choice < 6;
+    if (!pick_token(data, record, number, next_random(&state), &old)) return LLVMFuzzerMutate(data, size, max_size);
+    if (number) {
+        memset(text, 0, 32);
+        memcpy(text, data + old.at, old.len < 31 ? old.len : 31);
+        const int len = snprintf(text, sizeof text, "%llu", (unsigned long long)interesting(strtoull(text, NULL, 10), &state));
+        return splice(data, size, max_size, record, old, text, (size_t)len);
+    }
+    if (!pick_token(data, record, false, next_random(&state), &other) || other.len > sizeof text) return size;
+    memcpy(text, data + other.at, other.len);
+    return splice(data, size, max_size, record, old, text, other.len);
 }
 
 /* ---- the target -------------------------------------------------------------------------------------------------------- */
