@@ -407,6 +407,7 @@ static void check_sizes(enum tensor_type type, enum cpu_isa isa) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         for (size_t b = 0; b < 8 + (tensor_type_info(type)->block_weights == 1 ? 7 : 0); b++) {
             if (block == 256 && b >= 5) continue;
+            if (counts[i] > 17 && b % 3) continue; /* the reference takes its time */
             const size_t n = counts[i], k = b < 8 ? block * blocks[b] : odd[b - 8];
             struct product p = make_product(type, rows[(i + b) % 6], k, n, n);
             fill_weights(&p, RANDOM, &seed);
@@ -640,17 +641,23 @@ struct roundings {
     double exact, size /* of the terms */, of_32, of_256;
 };
 
+static float largest(const float *x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
 static struct roundings possible_roundings(const float row[512], const float x[512]) {
     struct roundings s = {0};
-    for (int c = 0; c < 512; c++) {
-        float most_32 = 0, most_256 = 0;
-        for (int i = 0; i < 32; i++) most_32 = fmaxf(most_32, fabsf(x[c / 32 * 32 + i]));
-        for (int i = 0; i < 256; i++) most_256 = fmaxf(most_256, fabsf(x[c / 256 * 256 + i]));
-        const double w = fabs((double)row[c]);
-        s.exact += (double)row[c] * x[c];
-        s.size += w * fabs((double)x[c]);
-        s.of_32 += w * most_32 / 127 * 0.50001;
-        s.of_256 += w * most_256 / 127 * 0.50001;
+    for (int g = 0; g < 512; g += 32) {
+        double weights = 0;
+        for (int c = g; c < g + 32; c++) {
+            s.exact += (double)row[c] * x[c];
+            s.size += fabs((double)row[c] * x[c]);
+            weights += fabs((double)row[c]);
+        }
+        s.of_32 += weights * largest(x + g, 32) / 127 * 0.50001;
+        s.of_256 += weights * largest(x + g / 256 * 256, 256) / 127 * 0.50001;
     }
     return s;
 }
