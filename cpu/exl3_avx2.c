@@ -138,7 +138,7 @@ static ALWAYS_INLINE vf vf_flip(vf x, int stride) {
 }
 
 /* The sums of four rows in each half of the register. */
-static ALWAYS_INLINE vf sum_four(const float rows[4][16]) {
+static ALWAYS_INLINE vf sum_four(const float (*rows)[16]) {
     const vf a = vf_load(rows[0]) + vf_load(rows[0] + LANES), b = vf_load(rows[1]) + vf_load(rows[1] + LANES);
     const vf c = vf_load(rows[2]) + vf_load(rows[2] + LANES), d = vf_load(rows[3]) + vf_load(rows[3] + LANES);
     const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b));
@@ -146,7 +146,7 @@ static ALWAYS_INLINE vf sum_four(const float rows[4][16]) {
     return _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)) + _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
 }
 
-static void sum_rows(const float rows[16][16], float *out) {
+static void sum_rows(const float (*rows)[16], float *out) {
     for (int i = 0; i < 16; i += 8) {
         const vf a = sum_four(rows + i), b = sum_four(rows + i + 4);
         vf_store(out + i, _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31));

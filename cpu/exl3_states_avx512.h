@@ -90,14 +90,14 @@ static ALWAYS_INLINE vf vf_flip(vf x, int stride) {
 }
 
 /* The sums of four rows in each quarter of the register. */
-static ALWAYS_INLINE vf sum_four(const float rows[4][16]) {
+static ALWAYS_INLINE vf sum_four(const float (*rows)[16]) {
     const vf a = vf_load(rows[0]), b = vf_load(rows[1]), c = vf_load(rows[2]), d = vf_load(rows[3]);
     const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
     const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
     return _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
 }
 
-static void sum_rows(const float rows[16][16], float *out) {
+static void sum_rows(const float (*rows)[16], float *out) {
     const vf a = sum_four(rows), b = sum_four(rows + 4), c = sum_four(rows + 8), d = sum_four(rows + 12);
     const vf ab = _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
     const vf cd = _mm512_shuffle_f32x4(c, d, 0x88) + _mm512_shuffle_f32x4(c, d, 0xdd);
