@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """How far from exact? Mean KL from the float64 forward of the decoded weights to what a runtime prints, ours and a peer's.
 
-    bench/exactness.py --peer /path/to/llama-perplexity [--types f32 f16 ... q4_k_m] [--ctx 128] [--chunks 12]
+    bench/exactness.py --peer /path/to/llama-perplexity [--types f32 f16 ... q4_k_m iq4_k iq3_xxs] [--ctx 128] [--chunks 12]
 
-For each weight type and seed `bench/synth` writes a small random model; both programs evaluate the same text on it and write their
-log-probabilities (llama-perplexity's file format); tests/oracle/exact_forward.py computes the exact logits of the same file;
-tests/oracle/kl.py compares. Lower is closer. A single near-tie of the router can decide
+For each mix of bench/synth, or weight type, and seed `bench/synth` writes a small random model; both programs evaluate the same text on
+it and write their log-probabilities (llama-perplexity's file format); tests/oracle/exact_forward.py computes the exact logits of the
+same weights, which `coldstream quantize` writes as F32 for it (decoding is tested bit for bit elsewhere); tests/oracle/kl.py compares. Lower is closer. A single near-tie of the router can decide
 a model's mean, hence several models a type. Needs Python with numpy and gguf. The peer runs with its exact attention
 (--peer-flags), both with a binary16 KV cache, and with the same batch so that both use their prompt kernels.
 """
@@ -18,7 +18,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ORACLE = os.path.join(ROOT, "tests", "oracle")
-TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_k_m"]
+MIXES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_k_m", "q5_k_m", "asym2", "mix-iq4_k"]
 
 
 def run(*command):
@@ -44,7 +44,9 @@ def mean_kl(exact, other):
 
 def distances(a, kind, seed):
     """(ours, peer): mean KL from exact, for one random model in the current folder."""
-    run(os.path.join(a.build, "bench", "synth"), "--preset", "exactness", "--mix", kind, "--seed", str(seed), "--out", "model.gguf")
+    mix = ["--mix", kind.removeprefix("mix-")] if kind in MIXES else ["--mix", "f32", "--type", f"token_embd|output|attn|exps={kind}"]
+    run(os.path.join(a.build, "bench", "synth"), "--preset", "exactness", *mix, "--seed", str(seed), "--out", "model.gguf")
+    run(os.path.join(a.build, "coldstream"), "quantize", "model.gguf", "decoded.gguf", "F32", "--allow-requantize")
     both = ["-m", "model.gguf", "-f", "text", "-c", str(a.ctx), "--chunks", str(a.chunks), "-b", "512"]
     run(os.path.join(a.build, "coldstream"), "perplexity", *both, "--kl-divergence-base", "ours.kld")
     run(a.peer, *both, *a.peer_flags.split(), "--kl-divergence-base", "peer.kld")
@@ -52,7 +54,7 @@ def distances(a, kind, seed):
     if tokens_of("peer.kld") != (n_ctx, tokens):
         sys.exit(f"{kind}: the two programs tokenized the text differently")
     open("tokens.i32", "wb").write(tokens)
-    run(sys.executable, os.path.join(ORACLE, "exact_forward.py"), "model.gguf", "tokens.i32", "-o", "exact.f32", "--ctx", str(n_ctx))
+    run(sys.executable, os.path.join(ORACLE, "exact_forward.py"), "decoded.gguf", "tokens.i32", "-o", "exact.f32", "--ctx", str(n_ctx))
     return mean_kl("exact.f32", "ours.kld"), mean_kl("exact.f32", "peer.kld")
 
 
@@ -60,7 +62,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", required=True)
     p.add_argument("--peer-flags", default="-no-fa -t 2")
-    p.add_argument("--types", nargs="+", default=TYPES)
+    p.add_argument("--types", nargs="+", default=MIXES)
     p.add_argument("--ctx", type=int, default=128)
     p.add_argument("--chunks", type=int, default=12)
     p.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 9)), help="one random model each; rows are pooled")
