@@ -1011,6 +1011,27 @@ static void test_command(void **state) {
     drop_files();
 }
 
+static void test_command_with_importance(void **state) {
+    (void)state;
+    if (!encode_supports(TYPE_Q4_K)) skip();
+    struct imatrix imatrix = {0};
+    struct reason why;
+    struct model *m = open_model(source);
+    fill_imatrix(&imatrix, m);
+    model_close(&m);
+    assert_int_equal(imatrix_write_gguf(&imatrix, path_of("im.gguf"), &why), ERR_NONE);
+    assert_int_equal(imatrix_write_dat(&imatrix, path_of("im.dat"), &why), ERR_NONE);
+    imatrix_close(&imatrix);
+    expect_command("source.gguf a.gguf Q4_K --pure --imatrix im.gguf", 0, "bits a weight");
+    expect_command("source.gguf b.gguf Q4_K --pure --imatrix im.dat", 0, "bits a weight");
+    struct model *a = open_model(path_of("a.gguf")), *b = open_model(path_of("b.gguf"));
+    const struct model_meta *file = model_find_meta(b, "quantize.imatrix.file");
+    assert_true(file && span_equal(file->bytes, SPAN("im.dat")));
+    for (size_t i = 0; i < a->n_tensors; i++) expect_same_bytes(a, &a->tensors[i], b); /* both files say the same */
+    model_close(&a);
+    model_close(&b);
+}
+
 static void test_dry_run(void **state) {
     (void)state;
     expect_command("--dry-run source.gguf F16", 0, "blk.0.ffn_down_exps.weight");
@@ -1078,6 +1099,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_no_part_remains, drop_left),
         cmocka_unit_test_teardown(test_disk_full, drop_left),
         cmocka_unit_test_teardown(test_command, drop_left),
+        cmocka_unit_test_teardown(test_command_with_importance, drop_left),
         cmocka_unit_test_teardown(test_dry_run, drop_left),
         cmocka_unit_test_teardown(test_command_refusals, drop_left),
     };
