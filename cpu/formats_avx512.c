@@ -612,14 +612,11 @@ struct rows {
 };
 
 static ALWAYS_INLINE void store_row(const struct traits t, const struct opened *o, struct rows *rows, int row) {
+    const __m512i raise = _mm512_maskz_mov_epi32((__mmask16)o->raised, all(t.raise)); /* lane t: 16-group t */
     for (int i = 0; i < 4; i++) {
+        const uint8_t *c = t.layout->chunk + 4 * i;
         __m512i level = t.extra == SIGNS ? with_signs(o->level[i], o->negative[i]) : o->level[i];
-        if (t.raise) {
-            const uint8_t *c = t.layout->chunk + 4 * i;
-            uint32_t bits = 0; /* four lanes of 32 bits each 16 columns */
-            for (int j = 0; j < 4; j++) bits |= (o->raised >> c[j] & 1) * 15 << 4 * j;
-            level = _mm512_add_epi8(level, _mm512_maskz_mov_epi32((__mmask16)bits, all(t.raise)));
-        }
+        if (t.raise) level = _mm512_add_epi8(level, _mm512_permutexvar_epi32(fours(c[0], c[1], c[2], c[3]), raise));
         _mm512_store_si512(rows->level[row] + 64 * i, level);
     }
     _mm512_store_ps(rows->scale[row], o->scale);
@@ -685,7 +682,7 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
     }                                                                                                                          \
     static void open_rows_##name(const uint8_t *at, size_t stride, struct panel *p, int row) {                                 \
         struct rows rows;                                                                                                      \
-        struct opened o;                                                                                                       \
+        struct opened o = {.raised = 0};                                                                                       \
         for (int r = 0; r < HALF; r++) {                                                                                       \
             open_##name(at + (size_t)r * stride, &o);                                                                          \
             store_row(traits_##name, &o, &rows, r);                                                                            \
