@@ -3,8 +3,8 @@
  * As formats_avx512.c, 128 columns at a time: a format is one function that unpacks the sixteen scales of 256 columns and one
  * that opens half of them. vpmaddubsw multiplies |level| with the activation that took the level's sign and adds pairs
  * (2 * 127 * 127 < 32768), which are widened at once, so nothing saturates. Codebooks are read entry by entry: gathers
- * are faster where they are fast (on Sapphire Rapids IQ2_S by 1.35, IQ3_S by 1.55), but that machine has AVX-512, and on many that
- * have not, microcode makes them several times slower. */
+ * are faster where they are fast (on Sapphire Rapids IQ2_S by 1.35, IQ3_S by 1.55), but that machine has AVX-512, and on many
+ * that have not, microcode makes them several times slower. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -13,20 +13,21 @@
 #include "cpu/panel_avx2.h"
 
 enum {
-#define X(suffix, name, id, weights, bytes, row_meta) WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
+#define X(suffix, name, id, weights, bytes, row_meta)                                                                          \
+    WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
     TENSOR_TYPES(X)
 #undef X
 };
 
-/* weight = scale * level - min: one scale and minimum each 16 columns, in their order. Bit t of `raised` adds the format's `raise`
- * to the levels of the 16-group t. */
+/* weight = scale * level - min: one scale and minimum each 16 columns, in their order. Bit t of `raised` adds the format's
+ * `raise` to the levels of the 16-group t. */
 struct scales {
     __m256 scale[2], min[2];
     uint32_t raised;
 };
 
-/* 128 columns in the order of the format's layout. Of SIGNED formats `level` is signed; of MAGNITUDES it is not and `sign` holds
- * a negative or positive byte each; UNSIGNED ones have no signs. */
+/* 128 columns in the order of the format's layout. Of SIGNED formats `level` is signed; of MAGNITUDES it is not and `sign`
+ * holds a negative or positive byte each; UNSIGNED ones have no signs. */
 enum kind { SIGNED, MAGNITUDES, UNSIGNED };
 struct half {
     __m256i level[4], sign[4];
@@ -100,17 +101,18 @@ static ALWAYS_INLINE __m128i odd(__m128i x) { return _mm_or_si128(_mm_add_epi8(x
 /* 0xff in bytes whose bit in x is set */
 static ALWAYS_INLINE __m128i byte_mask(uint32_t x) {
     const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201);
-    const __m128i spread = _mm_shuffle_epi8(_mm_cvtsi32_si128((int)x), _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+    const __m128i spread =
+        _mm_shuffle_epi8(_mm_cvtsi32_si128((int)x), _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
     return _mm_cmpeq_epi8(_mm_and_si128(spread, bit), bit);
 }
 /* Each bit of eight twice. */
-static ALWAYS_INLINE uint32_t twice_bits(uint32_t x) {
-    return (uint32_t)_mm_movemask_epi8(twice(byte_mask(x)));
-}
+static ALWAYS_INLINE uint32_t twice_bits(uint32_t x) { return (uint32_t)_mm_movemask_epi8(twice(byte_mask(x))); }
 
 /* ---- levels: 128 columns ------------------------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE __m256i table(const int8_t *levels) { return _mm256_broadcastsi128_si256(load16((const uint8_t *)levels)); }
+static ALWAYS_INLINE __m256i table(const int8_t *levels) {
+    return _mm256_broadcastsi128_si256(load16((const uint8_t *)levels));
+}
 static ALWAYS_INLINE __m256i lookup(__m256i levels, __m256i index) { return _mm256_shuffle_epi8(levels, index); }
 /* `high` where bit `bit` of bits is set */
 static ALWAYS_INLINE __m256i choose(__m256i low, __m256i high, __m256i bits, int bit) {
@@ -160,8 +162,8 @@ static ALWAYS_INLINE __m256i signs_of_bits(uint32_t bits) {
 /* Seven-bit codes in bytes, each with the bit on top that makes the number of set bits even. */
 static inline __m256i signs_of_codes(__m256i codes) {
     const __m256i nibble = _mm256_set1_epi8(15);
-    const __m256i parity = _mm256_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0, 0, -128, -128, 0,
-                                            -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0);
+    const __m256i parity = _mm256_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0, 0, -128,
+                                            -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0);
     const __m256i low = _mm256_shuffle_epi8(parity, _mm256_and_si256(codes, nibble));
     const __m256i high = _mm256_shuffle_epi8(parity, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
     return _mm256_xor_si256(codes, _mm256_xor_si256(low, high));
@@ -187,8 +189,8 @@ static ALWAYS_INLINE __m256i entries_8(const uint64_t *grid, size_t a, size_t b,
     const __m256i cd = _mm256_blend_epi32(one_8(grid + c), one_8(grid + d), 0xc0);
     return _mm256_blend_epi32(ab, cd, 0xf0);
 }
-static ALWAYS_INLINE __m256i entries_4(const uint32_t *a, const uint32_t *b, const uint32_t *c, const uint32_t *d, const uint32_t *e,
-                                       const uint32_t *f, const uint32_t *g, const uint32_t *h) {
+static ALWAYS_INLINE __m256i entries_4(const uint32_t *a, const uint32_t *b, const uint32_t *c, const uint32_t *d,
+                                       const uint32_t *e, const uint32_t *f, const uint32_t *g, const uint32_t *h) {
     const __m256i ab = _mm256_blend_epi32(one_4(a), one_4(b), 0x02), cd = _mm256_blend_epi32(one_4(c), one_4(d), 0x08);
     const __m256i ef = _mm256_blend_epi32(one_4(e), one_4(f), 0x20), gh = _mm256_blend_epi32(one_4(g), one_4(h), 0x80);
     return _mm256_blend_epi32(_mm256_blend_epi32(ab, cd, 0x0c), _mm256_blend_epi32(ef, gh, 0xc0), 0xf0);
@@ -209,7 +211,8 @@ static ALWAYS_INLINE void nibbles_of_blocks(const uint8_t *qs, size_t stride, in
 /* Adds 16 where the block's word at qh has a bit: bit j for weight j. */
 static ALWAYS_INLINE void add_fifth_bits(const uint8_t *qh, size_t stride, int h, struct half *o) {
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
-    const __m256i first = _mm256_setr_epi64x(0, 0x0101010101010101, 0, 0x0101010101010101), second = _mm256_add_epi8(first, all(2));
+    const __m256i first = _mm256_setr_epi64x(0, 0x0101010101010101, 0, 0x0101010101010101),
+                  second = _mm256_add_epi8(first, all(2));
     for (int i = 0; i < 2; i++) {
         const uint8_t *at = qh + (4 * h + 2 * i) * stride;
         const __m256i words = join(_mm_set1_epi32((int)word32(at)), _mm_set1_epi32((int)word32(at + stride)));
@@ -250,8 +253,8 @@ static ALWAYS_INLINE void half_q6_0(const uint8_t *b, int h, struct half *o) {
     nibbles_of_blocks(b + 10, BYTES_Q6_0, h, o);
     for (int i = 0; i < 2; i++) { /* qh: bits 0-1 and 4-5 for the first 16 weights, 8 each; 2-3 and 6-7 for the others */
         const uint8_t *qh = b + (4 * h + 2 * i) * BYTES_Q6_0 + 2;
-        const __m256i words = _mm256_setr_epi64x((long long)word64(qh), (long long)(word64(qh) >> 4), (long long)word64(qh + BYTES_Q6_0),
-                                                 (long long)(word64(qh + BYTES_Q6_0) >> 4));
+        const __m256i words = _mm256_setr_epi64x((long long)word64(qh), (long long)(word64(qh) >> 4),
+                                                 (long long)word64(qh + BYTES_Q6_0), (long long)(word64(qh + BYTES_Q6_0) >> 4));
         o->level[2 * i] = or_bits(o->level[2 * i], _mm256_slli_epi16(words, 4), 0x30);
         o->level[2 * i + 1] = or_bits(o->level[2 * i + 1], _mm256_slli_epi16(words, 2), 0x30);
     }
@@ -266,10 +269,11 @@ static ALWAYS_INLINE void half_iq4_nl(const uint8_t *b, int h, struct half *o) {
 
 static ALWAYS_INLINE void scales_mxfp4(const uint8_t *b, struct scales *s) {
     enum { BYTES = BYTES_MXFP4 };
-    const __m256i e = _mm256_setr_epi32(b[0], b[BYTES], b[2 * BYTES], b[3 * BYTES], b[4 * BYTES], b[5 * BYTES], b[6 * BYTES],
-                                        b[7 * BYTES]);
+    const __m256i e =
+        _mm256_setr_epi32(b[0], b[BYTES], b[2 * BYTES], b[3 * BYTES], b[4 * BYTES], b[5 * BYTES], b[6 * BYTES], b[7 * BYTES]);
     const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23); /* 2^(e-128), from e = 2 on */
-    const __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e), is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
+    const __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e),
+                  is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
     set_twice(_mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal)), s->scale);
 }
 static ALWAYS_INLINE void half_mxfp4(const uint8_t *b, int h, struct half *o) {
@@ -446,8 +450,8 @@ static ALWAYS_INLINE void upper_scales(const uint8_t *at, size_t stride, float u
 static ALWAYS_INLINE void scales_iq2_xxs(const uint8_t *b, struct scales *s) { upper_scales(b + 6, 8, one_f16(b) * 0.125f, s); }
 static ALWAYS_INLINE void half_iq2_xxs(const uint8_t *b, int h, struct half *o) {
     uint32_t negative[8];
-    const __m256i words = _mm256_setr_epi32((int)word32(b + 32 * h + 6), (int)word32(b + 32 * h + 14), (int)word32(b + 32 * h + 22),
-                                            (int)word32(b + 32 * h + 30), 0, 0, 0, 0);
+    const __m256i words = _mm256_setr_epi32((int)word32(b + 32 * h + 6), (int)word32(b + 32 * h + 14),
+                                            (int)word32(b + 32 * h + 22), (int)word32(b + 32 * h + 30), 0, 0, 0, 0);
     _mm256_storeu_si256((__m256i *)negative, signs_of_words(words));
     for (int i = 0; i < 4; i++) {
         const uint8_t *at = b + 2 + 32 * h + 8 * i;
@@ -479,8 +483,8 @@ static ALWAYS_INLINE void scales_iq2_s(const uint8_t *b, struct scales *s) {
 }
 static ALWAYS_INLINE void half_iq2_s(const uint8_t *b, int h, struct half *o) {
     /* unit k: bits 2(k%4), 2(k%4)+1 of byte k/4 of qh become index bits 8 and 9 */
-    const __m256i order = _mm256_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 2, -1, 2, -1, 2, -1, 2, -1, 3, -1, 3,
-                                           -1, 3, -1, 3, -1);
+    const __m256i order = _mm256_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 2, -1, 2, -1, 2, -1, 2, -1,
+                                           3, -1, 3, -1, 3, -1, 3, -1);
     const __m256i times = _mm256_set1_epi64x(0x0004001000400100); /* 2^8, 2^6, 2^4, 2^2 */
     const __m256i high = _mm256_mullo_epi16(lookup(_mm256_set1_epi32((int)word32(b + 66 + 4 * h)), order), times);
     const __m256i low = _mm256_cvtepu8_epi16(load16(b + 2 + 16 * h));
@@ -549,7 +553,8 @@ static ALWAYS_INLINE void scales_iq1_m(const uint8_t *b, struct scales *s) {
     const uint16_t d = (uint16_t)((words >> 12 & 15) | (words >> 24 & 0xf0) | (words >> 36 & 0xf00) | (words >> 48 & 0xf000));
     /* each word four times, shifted right by 0, 3, 6, 9 */
     const __m128i x = _mm_cvtsi64_si128((long long)words);
-    const __m128i low = _mm_unpacklo_epi16(x, _mm_srli_epi16(x, 3)), high = _mm_unpacklo_epi16(_mm_srli_epi16(x, 6), _mm_srli_epi16(x, 9));
+    const __m128i low = _mm_unpacklo_epi16(x, _mm_srli_epi16(x, 3)),
+                  high = _mm_unpacklo_epi16(_mm_srli_epi16(x, 6), _mm_srli_epi16(x, 9));
     const __m128i a = _mm_and_si128(_mm_unpacklo_epi32(low, high), _mm_set1_epi16(7));
     const __m128i c = _mm_and_si128(_mm_unpackhi_epi32(low, high), _mm_set1_epi16(7));
     set_scales(odd(_mm_packus_epi16(a, c)), one_f16((const uint8_t *)&d) * 0.125f, s->scale);
@@ -569,12 +574,15 @@ static ALWAYS_INLINE void half_iq1_m(const uint8_t *b, int h, struct half *o) {
 /* ---- what follows ------------------------------------------------------------------------------------------------------- */
 
 /* How levels stand in registers: which 16 columns each 128 bits hold. */
-#define ORDER_NATURAL  {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-#define ORDER_HALVES   {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15}
-#define ORDER_QUARTERS {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15}
+#define ORDER_NATURAL                                                                                                          \
+    { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
+#define ORDER_HALVES                                                                                                           \
+    { 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15 }
+#define ORDER_QUARTERS                                                                                                         \
+    { 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15 }
 
-/* chained: steps whose columns share scales, so that their dots are added first; has_min, raise: whether and what struct scales says
- * of `min` and `raised`; group: columns that share a scale. */
+/* chained: steps whose columns share scales, so that their dots are added first; has_min, raise: whether and what struct scales
+ * says of `min` and `raised`; group: columns that share a scale. */
 struct traits {
     const struct layout *layout;
     enum kind kind;
@@ -617,13 +625,14 @@ struct rows {
     _Alignas(32) float scale[LANES][16], min[LANES][16];
 };
 
-static ALWAYS_INLINE void store_half(const struct traits t, const struct scales *s, const struct half *o, int h, struct rows *rows,
-                                     int row) {
+static ALWAYS_INLINE void store_half(const struct traits t, const struct scales *s, const struct half *o, int h,
+                                     struct rows *rows, int row) {
     for (int i = 0; i < 4; i++) {
         const uint8_t *c = t.layout->chunk + 8 * h + 2 * i;
         __m256i level = t.kind == MAGNITUDES ? _mm256_sign_epi8(o->level[i], o->sign[i]) : o->level[i];
         if (t.raise)
-            level = _mm256_add_epi8(level, join(all16(s->raised >> c[0] & 1 ? t.raise : 0), all16(s->raised >> c[1] & 1 ? t.raise : 0)));
+            level = _mm256_add_epi8(
+                level, join(all16(s->raised >> c[0] & 1 ? t.raise : 0), all16(s->raised >> c[1] & 1 ? t.raise : 0)));
         _mm256_store_si256((__m256i *)(rows->level[row] + 128 * h + 32 * i), level);
     }
     _mm256_store_ps(rows->scale[row] + 8 * h, s->scale[h]);
@@ -635,7 +644,8 @@ static ALWAYS_INLINE void weave_scales(float rows[LANES][16], int group, float o
     for (int i = 0; i < 4; i++) {
         __m256i x[4];
         transpose((const uint8_t *)&rows[0][4 * i], sizeof rows[0], x);
-        for (int j = 0; j < 4; j += group / 16) _mm256_store_ps(&out[(4 * i + j) / (group / 16)][row], _mm256_castsi256_ps(x[j]));
+        for (int j = 0; j < 4; j += group / 16)
+            _mm256_store_ps(&out[(4 * i + j) / (group / 16)][row], _mm256_castsi256_ps(x[j]));
     }
 }
 
@@ -650,33 +660,33 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
 }
 
 /* X(name, type, order, kind, chained, has_min, raise, columns of a scale, tiles) */
-#define FORMATS(X)                                                              \
-    X(q4_1, Q4_1, HALVES, UNSIGNED, 2, true, 0, 32, tiles_4bit_min)             \
-    X(q5_0, Q5_0, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                \
-    X(q5_1, Q5_1, HALVES, UNSIGNED, 2, true, 0, 32, tiles_5bit_min)             \
-    X(q6_0, Q6_0, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                \
-    X(iq4_nl, IQ4_NL, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)            \
-    X(mxfp4, MXFP4, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)              \
-    X(q2_k, Q2_K, NATURAL, UNSIGNED, 1, true, 0, 16, tiles_2bit_16_min)         \
-    X(q3_k, Q3_K, NATURAL, SIGNED, 1, false, 0, 16, tiles_signed_16)            \
-    X(iq4_xs, IQ4_XS, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)            \
-    X(iq2_k, IQ2_K, NATURAL, SIGNED, 1, false, 5, 16, tiles_signed_16)          \
-    X(iq3_k, IQ3_K, NATURAL, SIGNED, 1, false, 4, 16, tiles_signed_16)          \
-    X(iq4_k, IQ4_K, HALVES, SIGNED, 1, false, 4, 16, tiles_signed_16)           \
-    X(iq5_k, IQ5_K, NATURAL, SIGNED, 1, false, 2, 16, tiles_signed_16)          \
-    X(iq6_k, IQ6_K, NATURAL, SIGNED, 1, false, 1, 16, tiles_signed_16)          \
-    X(iq2_ks, IQ2_KS, NATURAL, SIGNED, 1, false, 5, 32, tiles_signed)           \
-    X(iq2_kl, IQ2_KL, QUARTERS, SIGNED, 2, false, 0, 32, tiles_signed)          \
-    X(iq3_ks, IQ3_KS, NATURAL, SIGNED, 1, false, 4, 32, tiles_signed)           \
-    X(iq4_ks, IQ4_KS, HALVES, SIGNED, 2, false, 4, 32, tiles_signed)            \
-    X(iq4_kss, IQ4_KSS, HALVES, SIGNED, 2, false, 4, 32, tiles_signed)          \
-    X(iq5_ks, IQ5_KS, NATURAL, SIGNED, 1, false, 2, 32, tiles_signed)           \
-    X(iq2_xxs, IQ2_XXS, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)     \
-    X(iq2_xs, IQ2_XS, NATURAL, MAGNITUDES, 1, false, 0, 16, tiles_signed_16)    \
-    X(iq2_s, IQ2_S, NATURAL, MAGNITUDES, 1, false, 0, 16, tiles_signed_16)      \
-    X(iq3_xxs, IQ3_XXS, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)     \
-    X(iq3_s, IQ3_S, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)         \
-    X(iq1_s, IQ1_S, NATURAL, SIGNED, 1, false, 0, 32, tiles_signed)             \
+#define FORMATS(X)                                                                                                             \
+    X(q4_1, Q4_1, HALVES, UNSIGNED, 2, true, 0, 32, tiles_4bit_min)                                                            \
+    X(q5_0, Q5_0, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                                                               \
+    X(q5_1, Q5_1, HALVES, UNSIGNED, 2, true, 0, 32, tiles_5bit_min)                                                            \
+    X(q6_0, Q6_0, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                                                               \
+    X(iq4_nl, IQ4_NL, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                                                           \
+    X(mxfp4, MXFP4, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                                                             \
+    X(q2_k, Q2_K, NATURAL, UNSIGNED, 1, true, 0, 16, tiles_2bit_16_min)                                                        \
+    X(q3_k, Q3_K, NATURAL, SIGNED, 1, false, 0, 16, tiles_signed_16)                                                           \
+    X(iq4_xs, IQ4_XS, HALVES, SIGNED, 2, false, 0, 32, tiles_signed)                                                           \
+    X(iq2_k, IQ2_K, NATURAL, SIGNED, 1, false, 5, 16, tiles_signed_16)                                                         \
+    X(iq3_k, IQ3_K, NATURAL, SIGNED, 1, false, 4, 16, tiles_signed_16)                                                         \
+    X(iq4_k, IQ4_K, HALVES, SIGNED, 1, false, 4, 16, tiles_signed_16)                                                          \
+    X(iq5_k, IQ5_K, NATURAL, SIGNED, 1, false, 2, 16, tiles_signed_16)                                                         \
+    X(iq6_k, IQ6_K, NATURAL, SIGNED, 1, false, 1, 16, tiles_signed_16)                                                         \
+    X(iq2_ks, IQ2_KS, NATURAL, SIGNED, 1, false, 5, 32, tiles_signed)                                                          \
+    X(iq2_kl, IQ2_KL, QUARTERS, SIGNED, 2, false, 0, 32, tiles_signed)                                                         \
+    X(iq3_ks, IQ3_KS, NATURAL, SIGNED, 1, false, 4, 32, tiles_signed)                                                          \
+    X(iq4_ks, IQ4_KS, HALVES, SIGNED, 2, false, 4, 32, tiles_signed)                                                           \
+    X(iq4_kss, IQ4_KSS, HALVES, SIGNED, 2, false, 4, 32, tiles_signed)                                                         \
+    X(iq5_ks, IQ5_KS, NATURAL, SIGNED, 1, false, 2, 32, tiles_signed)                                                          \
+    X(iq2_xxs, IQ2_XXS, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)                                                    \
+    X(iq2_xs, IQ2_XS, NATURAL, MAGNITUDES, 1, false, 0, 16, tiles_signed_16)                                                   \
+    X(iq2_s, IQ2_S, NATURAL, MAGNITUDES, 1, false, 0, 16, tiles_signed_16)                                                     \
+    X(iq3_xxs, IQ3_XXS, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)                                                    \
+    X(iq3_s, IQ3_S, NATURAL, MAGNITUDES, 1, false, 0, 32, tiles_signed)                                                        \
+    X(iq1_s, IQ1_S, NATURAL, SIGNED, 1, false, 0, 32, tiles_signed)                                                            \
     X(iq1_m, IQ1_M, NATURAL, SIGNED, 1, false, 0, 16, tiles_signed_16)
 
 #define MATMUL(name, type, order, kind, chained, has_min, raise, group, tiles)                                                 \
@@ -705,14 +715,8 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
         weave(traits_##name, &rows, p, row);                                                                                   \
     }                                                                                                                          \
     static void matmul_##name(const struct matmul *m) {                                                                        \
-        static const struct blocked_format many = {open_rows_##name,                                                           \
-                                                   LANES,                                                                      \
-                                                   gemm_##tiles##_avx2,                                                        \
-                                                   TILE,                                                                       \
-                                                   0,                                                                          \
-                                                   WEIGHTS_##type,                                                             \
-                                                   BYTES_##type,                                                               \
-                                                   META_##type};                                                               \
+        static const struct blocked_format many = {open_rows_##name, LANES,        gemm_##tiles##_avx2, TILE, 0,               \
+                                                   WEIGHTS_##type,   BYTES_##type, META_##type};                               \
         const struct format few = {dot_##name, &layout_##name, WEIGHTS_##type, BYTES_##type, META_##type};                     \
         if (m->n > FEW)                                                                                                        \
             gemm_blocked(&many, m);                                                                                            \

@@ -12,14 +12,15 @@
 #include "cpu/panel_avx512.h"
 
 enum {
-#define X(suffix, name, id, weights, bytes, row_meta) WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
+#define X(suffix, name, id, weights, bytes, row_meta)                                                                          \
+    WEIGHTS_##suffix = weights, BYTES_##suffix = bytes, META_##suffix = row_meta,
     TENSOR_TYPES(X)
 #undef X
 };
 
 /* 256 columns: weight = scale * (level - offset) - min, levels in the order of the format's layout, scales and minimums in the
- * order of the columns, one each 16. Bit t of `raised` adds the format's `raise` to the levels of the 16-group t. Of formats with
- * SIGNS, levels are magnitudes and `negative` has a bit each. */
+ * order of the columns, one each 16. Bit t of `raised` adds the format's `raise` to the levels of the 16-group t. Of formats
+ * with SIGNS, levels are magnitudes and `negative` has a bit each. */
 struct opened {
     __m512i level[4];
     __mmask64 negative[4];
@@ -88,7 +89,8 @@ static ALWAYS_INLINE __m512i nibbles_32_planes(const uint8_t *at) {
 }
 /* (a * n + b) * unit for the n in the lowest four bits; of them only `mask` count */
 static ALWAYS_INLINE __m512 linear(__m512i n, int a, int b, int mask, float factor, __m512 unit) {
-    const __m512i code = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), all32((uint32_t)mask));
+    const __m512i code =
+        _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), all32((uint32_t)mask));
     const __m512i value = _mm512_add_epi32(_mm512_mullo_epi32(code, all32((uint32_t)a)), all32((uint32_t)b));
     const __m512 table_of = _mm512_mul_ps(_mm512_cvtepi32_ps(value), _mm512_set1_ps(factor)); /* constant */
     return _mm512_mul_ps(_mm512_permutexvar_ps(n, table_of), unit);
@@ -166,8 +168,8 @@ static ALWAYS_INLINE __m512i entries_4(const uint32_t *grid, __m512i index) {
 }
 /* Byte i of each 32 bits, and bits `mask` of another word moved left: indices into a codebook. */
 static ALWAYS_INLINE __m256i indices(__m256i low, int i, __m256i high, int left, int mask) {
-    const __m256i order = _mm256_setr_epi8(0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1, -1, 12, -1, -1, -1, 0, -1, -1, -1, 4, -1, -1, -1, 8,
-                                           -1, -1, -1, 12, -1, -1, -1);
+    const __m256i order = _mm256_setr_epi8(0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1, -1, 12, -1, -1, -1, 0, -1, -1, -1, 4, -1,
+                                           -1, -1, 8, -1, -1, -1, 12, -1, -1, -1);
     const __m256i byte = _mm256_shuffle_epi8(low, _mm256_add_epi8(order, _mm256_set1_epi32(i)));
     const __m256i moved = left >= 0 ? _mm256_slli_epi32(high, left) : _mm256_srli_epi32(high, -left);
     return _mm256_ternarylogic_epi32(byte, moved, _mm256_set1_epi32(mask), 0xf8); /* byte | (moved & mask) */
@@ -177,7 +179,8 @@ static ALWAYS_INLINE __m256i indices(__m256i low, int i, __m256i high, int left,
 static ALWAYS_INLINE __m512i signs_of_codes(__m512i codes) {
     const __m512i parity =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0));
-    const __m512i low = _mm512_shuffle_epi8(parity, low_nibbles(codes)), high = _mm512_shuffle_epi8(parity, high_nibbles(codes));
+    const __m512i low = _mm512_shuffle_epi8(parity, low_nibbles(codes)),
+                  high = _mm512_shuffle_epi8(parity, high_nibbles(codes));
     return _mm512_ternarylogic_epi32(codes, low, high, 0x96); /* exclusive or */
 }
 /* Adds the bits `mask` of x moved left by one bit a byte: code i of a word to its byte i. */
@@ -253,15 +256,16 @@ static ALWAYS_INLINE void open_q6_0(const uint8_t *b, struct opened *o) {
 
 static ALWAYS_INLINE void open_iq4_nl(const uint8_t *b, struct opened *o) {
     const uint8_t *qs = b + 2;
-    nibble_levels(four_blocks(qs, BYTES_IQ4_NL), four_blocks(qs + 4 * BYTES_IQ4_NL, BYTES_IQ4_NL), table(codebook_v4[0]), o->level);
+    nibble_levels(four_blocks(qs, BYTES_IQ4_NL), four_blocks(qs + 4 * BYTES_IQ4_NL, BYTES_IQ4_NL), table(codebook_v4[0]),
+                  o->level);
     o->scale = twice(eight_f16(b, BYTES_IQ4_NL));
 }
 
 static ALWAYS_INLINE void open_mxfp4(const uint8_t *b, struct opened *o) {
     enum { BYTES = BYTES_MXFP4 };
     nibble_levels(four_blocks(b + 1, BYTES), four_blocks(b + 1 + 4 * BYTES, BYTES), table(codebook_mxfp4), o->level);
-    const __m256i e = _mm256_setr_epi32(b[0], b[BYTES], b[2 * BYTES], b[3 * BYTES], b[4 * BYTES], b[5 * BYTES], b[6 * BYTES],
-                                        b[7 * BYTES]);
+    const __m256i e =
+        _mm256_setr_epi32(b[0], b[BYTES], b[2 * BYTES], b[3 * BYTES], b[4 * BYTES], b[5 * BYTES], b[6 * BYTES], b[7 * BYTES]);
     const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23); /* 2^(e-128), from e = 2 on */
     const __mmask8 subnormal = _mm256_cmplt_epi32_mask(e, _mm256_set1_epi32(2));
     o->scale = twice(_mm256_castsi256_ps(_mm256_mask_sllv_epi32(normal, subnormal, _mm256_set1_epi32(0x200000), e)));
@@ -411,9 +415,9 @@ static ALWAYS_INLINE void open_iq2_kl(const uint8_t *b, struct opened *o) {
         second[i] = _mm512_xor_si512(c, all(-128));
     }
     const __m512i bytes = load64(b + 6), bits = _mm512_broadcast_i32x4(load16(b + 70));
-    const __m512i of_even = _mm512_setr_epi32(0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x04040404, 0x04040404, 0x04040404,
-                                              0x04040404, 0x10101010, 0x10101010, 0x10101010, 0x10101010, 0x40404040, 0x40404040,
-                                              0x40404040, 0x40404040);
+    const __m512i of_even =
+        _mm512_setr_epi32(0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x04040404, 0x04040404, 0x04040404, 0x04040404,
+                          0x10101010, 0x10101010, 0x10101010, 0x10101010, 0x40404040, 0x40404040, 0x40404040, 0x40404040);
     const __m512i nibbles[2] = {low_nibbles(bytes), high_nibbles(bytes)};
     for (int u = 0; u < 2; u++) { /* even groups, uneven groups */
         const __mmask64 fifth = _mm512_test_epi8_mask(bits, u ? _mm512_add_epi8(of_even, of_even) : of_even);
@@ -428,8 +432,8 @@ static ALWAYS_INLINE void open_iq2_kl(const uint8_t *b, struct opened *o) {
 
 /* ---- codebooks ---------------------------------------------------------------------------------------------------------
  *
- * Which units a gather takes is free, because the activations can be put in any order. Lane l of step i always is unit 4l+i: the
- * indices of a lane's four units stand side by side in the block, and its weights belong to the same scale in all steps. */
+ * Which units a gather takes is free, because the activations can be put in any order. Lane l of step i always is unit 4l+i:
+ * the indices of a lane's four units stand side by side in the block, and its weights belong to the same scale in all steps. */
 
 /* Signs of eight weights a lane (a 32-group): byte `byte` of the lane. */
 static ALWAYS_INLINE __mmask64 signs_8(__m512i signs, int byte) {
@@ -473,8 +477,8 @@ static ALWAYS_INLINE void open_iq2_s(const uint8_t *b, struct opened *o) {
     o->scale = linear(nibbles_16(b + 74), 2, 1, 15, 0.125f, half_at(b));
 }
 
-/* Entries of four weights (lane: a 16-group): lane t of `qs` holds the four indices, bit i of `ninth` the ninth bit of index i, the
- * lower half of `signs` the sixteen signs. */
+/* Entries of four weights (lane: a 16-group): lane t of `qs` holds the four indices, bit i of `ninth` the ninth bit of index i,
+ * the lower half of `signs` the sixteen signs. */
 static ALWAYS_INLINE void quad_levels(const uint32_t *grid, __m512i qs, __m512i ninth, bool has_ninth, __m512i signs,
                                       struct opened *o) {
     const __m512i first = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
@@ -533,18 +537,24 @@ static ALWAYS_INLINE void open_iq1_m(const uint8_t *b, struct opened *o) {
 /* ---- what follows from an opened piece --------------------------------------------------------------------------------- */
 
 /* How levels stand in registers: which 16 columns each 128 bits hold. */
-#define ORDER_BY_16     {0} /* unit 4 and unit 8: a lane is a group of 16, of 32 */
-#define ORDER_BY_32     {0}
-#define UNIT_PLANES     16
-#define UNIT_PAIRS      16
-#define UNIT_HALVES     16
-#define UNIT_QUARTERS   16
-#define UNIT_BY_16      4
-#define UNIT_BY_32      8
-#define ORDER_PLANES   {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}
-#define ORDER_PAIRS    {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15}
-#define ORDER_HALVES   {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15}
-#define ORDER_QUARTERS {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}
+#define ORDER_BY_16                                                                                                            \
+    { 0 } /* unit 4 and unit 8: a lane is a group of 16, of 32 */
+#define ORDER_BY_32                                                                                                            \
+    { 0 }
+#define UNIT_PLANES 16
+#define UNIT_PAIRS 16
+#define UNIT_HALVES 16
+#define UNIT_QUARTERS 16
+#define UNIT_BY_16 4
+#define UNIT_BY_32 8
+#define ORDER_PLANES                                                                                                           \
+    { 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15 }
+#define ORDER_PAIRS                                                                                                            \
+    { 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15 }
+#define ORDER_HALVES                                                                                                           \
+    { 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15 }
+#define ORDER_QUARTERS                                                                                                         \
+    { 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15 }
 
 /* extra, raise: what struct opened says of `min`, `negative` and `raised`; group: columns that share a scale. */
 enum extra { PLAIN, MINS, SIGNS };
@@ -577,7 +587,8 @@ static ALWAYS_INLINE __m512i dot_steps(const struct layout *l, const __m512i lev
 }
 
 /* The same of magnitudes: the activations take the signs, which for a single vector is less work and needs no offset. */
-static ALWAYS_INLINE __m512i dot_magnitudes(const struct layout *l, const struct opened *o, const struct prepared *p, int step) {
+static ALWAYS_INLINE __m512i dot_magnitudes(const struct layout *l, const struct opened *o, const struct prepared *p,
+                                            int step) {
     __m512i dots = _mm512_setzero_si512();
     for (int i = step; i < step + l->chained; i++) {
         const __m512i q = _mm512_load_si512(p->q + 64 * i);
@@ -628,7 +639,8 @@ static ALWAYS_INLINE void weave_scales(float rows[HALF][16], int group, float ou
     for (int i = 0; i < 4; i++) {
         __m512i x[4];
         transpose((const uint8_t *)&rows[0][4 * i], sizeof rows[0], x);
-        for (int j = 0; j < 4; j += group / 16) _mm512_store_ps(&out[(4 * i + j) / (group / 16)][row], _mm512_castsi512_ps(x[j]));
+        for (int j = 0; j < 4; j += group / 16)
+            _mm512_store_ps(&out[(4 * i + j) / (group / 16)][row], _mm512_castsi512_ps(x[j]));
     }
 }
 
@@ -643,38 +655,38 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
 }
 
 /* X(name, type, order, steps of an accumulator, offset of levels, extra, raise, columns of a scale, tiles) */
-#define FORMATS(X)                                              \
-    X(q4_1, Q4_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)      \
-    X(q5_0, Q5_0, HALVES, 2, 16, PLAIN, 0, 32, tiles_32)        \
-    X(q5_1, Q5_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)      \
-    X(q6_0, Q6_0, HALVES, 2, 32, PLAIN, 0, 32, tiles_32)        \
-    X(iq4_nl, IQ4_NL, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)   \
-    X(mxfp4, MXFP4, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)     \
-    X(q2_k, Q2_K, PLANES, 1, 0, MINS, 0, 16, tiles_16_min)      \
-    X(q3_k, Q3_K, PLANES, 1, 4, PLAIN, 0, 16, tiles_16)         \
-    X(iq4_xs, IQ4_XS, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)   \
-    X(iq2_k, IQ2_K, PLANES, 1, 128, PLAIN, 5, 16, tiles_16)     \
-    X(iq3_k, IQ3_K, PLANES, 1, 128, PLAIN, 4, 16, tiles_16)     \
-    X(iq4_k, IQ4_K, HALVES, 1, 128, PLAIN, 4, 16, tiles_16)     \
-    X(iq5_k, IQ5_K, PAIRS, 1, 128, PLAIN, 2, 16, tiles_16)      \
-    X(iq6_k, IQ6_K, PAIRS, 1, 128, PLAIN, 1, 16, tiles_16)      \
-    X(iq2_ks, IQ2_KS, PLANES, 1, 128, PLAIN, 5, 32, tiles_32)   \
-    X(iq2_kl, IQ2_KL, QUARTERS, 2, 128, PLAIN, 0, 32, tiles_32) \
-    X(iq3_ks, IQ3_KS, PLANES, 1, 128, PLAIN, 4, 32, tiles_32)   \
-    X(iq4_ks, IQ4_KS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32)   \
-    X(iq4_kss, IQ4_KSS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32) \
-    X(iq5_ks, IQ5_KS, PAIRS, 1, 128, PLAIN, 2, 32, tiles_32)    \
-    X(iq2_xxs, IQ2_XXS, BY_32, 4, 128, SIGNS, 0, 32, tiles_32)  \
-    X(iq2_xs, IQ2_XS, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)    \
-    X(iq2_s, IQ2_S, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)      \
-    X(iq3_xxs, IQ3_XXS, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)  \
-    X(iq3_s, IQ3_S, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)      \
-    X(iq1_s, IQ1_S, BY_32, 4, 128, PLAIN, 0, 32, tiles_32)      \
+#define FORMATS(X)                                                                                                             \
+    X(q4_1, Q4_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)                                                                     \
+    X(q5_0, Q5_0, HALVES, 2, 16, PLAIN, 0, 32, tiles_32)                                                                       \
+    X(q5_1, Q5_1, HALVES, 2, 0, MINS, 0, 32, tiles_32_min)                                                                     \
+    X(q6_0, Q6_0, HALVES, 2, 32, PLAIN, 0, 32, tiles_32)                                                                       \
+    X(iq4_nl, IQ4_NL, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)                                                                  \
+    X(mxfp4, MXFP4, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)                                                                    \
+    X(q2_k, Q2_K, PLANES, 1, 0, MINS, 0, 16, tiles_16_min)                                                                     \
+    X(q3_k, Q3_K, PLANES, 1, 4, PLAIN, 0, 16, tiles_16)                                                                        \
+    X(iq4_xs, IQ4_XS, HALVES, 2, 128, PLAIN, 0, 32, tiles_32)                                                                  \
+    X(iq2_k, IQ2_K, PLANES, 1, 128, PLAIN, 5, 16, tiles_16)                                                                    \
+    X(iq3_k, IQ3_K, PLANES, 1, 128, PLAIN, 4, 16, tiles_16)                                                                    \
+    X(iq4_k, IQ4_K, HALVES, 1, 128, PLAIN, 4, 16, tiles_16)                                                                    \
+    X(iq5_k, IQ5_K, PAIRS, 1, 128, PLAIN, 2, 16, tiles_16)                                                                     \
+    X(iq6_k, IQ6_K, PAIRS, 1, 128, PLAIN, 1, 16, tiles_16)                                                                     \
+    X(iq2_ks, IQ2_KS, PLANES, 1, 128, PLAIN, 5, 32, tiles_32)                                                                  \
+    X(iq2_kl, IQ2_KL, QUARTERS, 2, 128, PLAIN, 0, 32, tiles_32)                                                                \
+    X(iq3_ks, IQ3_KS, PLANES, 1, 128, PLAIN, 4, 32, tiles_32)                                                                  \
+    X(iq4_ks, IQ4_KS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32)                                                                  \
+    X(iq4_kss, IQ4_KSS, HALVES, 2, 128, PLAIN, 4, 32, tiles_32)                                                                \
+    X(iq5_ks, IQ5_KS, PAIRS, 1, 128, PLAIN, 2, 32, tiles_32)                                                                   \
+    X(iq2_xxs, IQ2_XXS, BY_32, 4, 128, SIGNS, 0, 32, tiles_32)                                                                 \
+    X(iq2_xs, IQ2_XS, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)                                                                   \
+    X(iq2_s, IQ2_S, BY_32, 2, 128, SIGNS, 0, 16, tiles_16)                                                                     \
+    X(iq3_xxs, IQ3_XXS, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)                                                                 \
+    X(iq3_s, IQ3_S, BY_16, 4, 128, SIGNS, 0, 32, tiles_32)                                                                     \
+    X(iq1_s, IQ1_S, BY_32, 4, 128, PLAIN, 0, 32, tiles_32)                                                                     \
     X(iq1_m, IQ1_M, BY_32, 2, 128, PLAIN, 0, 16, tiles_16)
 
-#define MATMUL(name, type, order, chained, offset, extra, raise, group, tiles)                                               \
-    static const struct layout layout_##name = {ORDER_##order, chained, offset, FOLD_D16, UNIT_##order};                                     \
-    static const struct traits traits_##name = {&layout_##name, extra, raise, group};                                        \
+#define MATMUL(name, type, order, chained, offset, extra, raise, group, tiles)                                                 \
+    static const struct layout layout_##name = {ORDER_##order, chained, offset, FOLD_D16, UNIT_##order};                       \
+    static const struct traits traits_##name = {&layout_##name, extra, raise, group};                                          \
     static ALWAYS_INLINE void dot_##name(const uint8_t *at, const struct prepared *const p[], int n, __m512 sum[]) {           \
         struct opened o;                                                                                                       \
         open_##name(at, &o);                                                                                                   \
@@ -690,14 +702,8 @@ static ALWAYS_INLINE void weave(const struct traits t, struct rows *rows, struct
         weave(traits_##name, &rows, p, row);                                                                                   \
     }                                                                                                                          \
     static void matmul_##name(const struct matmul *m) {                                                                        \
-        static const struct blocked_format many = {open_rows_##name,                                                           \
-                                                   HALF,                                                                       \
-                                                   gemm_##tiles##_avx512,                                                      \
-                                                   TILE,                                                                       \
-                                                   offset,                                                                     \
-                                                   WEIGHTS_##type,                                                             \
-                                                   BYTES_##type,                                                               \
-                                                   META_##type};                                                               \
+        static const struct blocked_format many = {open_rows_##name, HALF,           gemm_##tiles##_avx512, TILE,              \
+                                                   offset,           WEIGHTS_##type, BYTES_##type,          META_##type};      \
         const struct format few = {dot_##name, &layout_##name, WEIGHTS_##type, BYTES_##type, META_##type};                     \
         if (m->n > FEW)                                                                                                        \
             gemm_blocked(&many, m);                                                                                            \

@@ -162,5 +162,4 @@ static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) 
     }
 }
 
-
 #endif

@@ -32,8 +32,7 @@ static inline void prepare_piece(const struct layout *l, const struct acts *x, s
         memset(padded, 0, sizeof padded);
         q = memcpy(padded, q, columns);
     }
-    for (int c = 0; c < 16; c++)
-        memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
+    for (int c = 0; c < 16; c++) memcpy(p->q + 16 * c, q + 16 * l->chunk[c], 16);
     if (l->unit < 16)
         for (size_t i = 0; i < 4; i++)
             for (size_t at = 0; at < 64; at += l->unit) memcpy(p->q + 64 * i + at, q + 4 * at + i * l->unit, l->unit);
@@ -161,6 +160,5 @@ static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) 
     default: break;
     }
 }
-
 
 #endif

@@ -8,8 +8,8 @@
 
 enum { LANES = 8 /* rows in a register */, TILE = 4 /* most vectors of a tile */ };
 
-/* Products of a panel with 1 .. TILE vectors: 16 or 32 columns share a scale; levels are signed (-127 .. 127) or of at most so many
- * bits; min: the panel has minimums. */
+/* Products of a panel with 1 .. TILE vectors: 16 or 32 columns share a scale; levels are signed (-127 .. 127) or of at most so
+ * many bits; min: the panel has minimums. */
 extern const tile_fn gemm_tiles_4bit_avx2[TILE], gemm_tiles_4bit_min_avx2[TILE], gemm_tiles_5bit_min_avx2[TILE];
 extern const tile_fn gemm_tiles_6bit_16_avx2[TILE], gemm_tiles_2bit_16_min_avx2[TILE];
 extern const tile_fn gemm_tiles_signed_avx2[TILE], gemm_tiles_signed_16_avx2[TILE];
