@@ -3,11 +3,12 @@
 
     bench/exactness.py --peer /path/to/llama-perplexity [--types f32 f16 ... q4_k_m iq4_k iq3_xxs] [--ctx 128] [--chunks 12]
 
-For each mix of bench/synth, or weight type, and seed `bench/synth` writes a small random model; both programs evaluate the same text on
-it and write their log-probabilities (llama-perplexity's file format); tests/oracle/exact_forward.py computes the exact logits of the
-same weights, which `coldstream quantize` writes as F32 for it (decoding is tested bit for bit elsewhere); tests/oracle/kl.py compares. Lower is closer. A single near-tie of the router can decide
-a model's mean, hence several models a type. Needs Python with numpy and gguf. The peer runs with its exact attention
-(--peer-flags), both with a binary16 KV cache, and with the same batch so that both use their prompt kernels.
+For each mix of bench/synth, or weight type, and seed `bench/synth` writes a small random model; both programs evaluate the same text
+on it and write their log-probabilities (llama-perplexity's file format); tests/oracle/exact_forward.py computes the exact logits of
+the same weights, which `coldstream quantize` writes as F32 for it (decoding is tested bit for bit elsewhere); tests/oracle/kl.py
+compares. Lower is closer. A single near-tie of the router can decide a model's mean, hence several models a type. Needs Python with
+numpy and gguf. The peer runs with its exact attention (--peer-flags), both with a binary16 KV cache, and with the same batch so that
+both use their prompt kernels.
 """
 import argparse
 import os
