@@ -14,12 +14,12 @@ enum { ROW_THREADS = 256, ROW_WARPS = ROW_THREADS / 32 };
 /* ---- embedding and norms -------------------------------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(ROW_THREADS)
-    embed_tokens(enum tensor_type type, const uint8_t *table, uint64_t row_bytes, const int32_t *tokens, uint32_t n, uint32_t width, float *x) {
+    embed_tokens(const struct embed_table table, const int32_t *tokens, uint32_t n, uint32_t width, float *x) {
     SHARED(uint8_t, room, ROW_WARPS * EMBED_BYTES);
     const uint32_t parts = (width + EMBED_WEIGHTS - 1) / EMBED_WEIGHTS, warp = threadIdx.x / 32;
     for (uint32_t i = blockIdx.x * ROW_WARPS + warp; i < n * parts; i += gridDim.x * ROW_WARPS) {
         const uint32_t t = i / parts;
-        embed_part(type, table + (uint64_t)tokens[t] * row_bytes, i % parts * EMBED_WEIGHTS, width, room + warp * EMBED_BYTES, x + (uint64_t)t * width);
+        embed_part(table, (uint32_t)tokens[t], i % parts * EMBED_WEIGHTS, width, room + warp * EMBED_BYTES, x + (uint64_t)t * width);
     }
 }
 
@@ -176,8 +176,7 @@ void gpu_batch_begin(struct gpu_network *n, const struct gpu_batch *b) {
     const struct gpu_lane *lane = &n->lanes[b->lane];
     const uint32_t width = n->shape.n_embd, parts = b->n * blocks_for(width, EMBED_WEIGHTS);
     n->gpu->ops->upload(n->gpu, GPU_COMPUTE, (gpu_ptr)lane->tokens, b->tokens, b->n * sizeof *b->tokens);
-    LAUNCH(embed_tokens, blocks_for(parts, ROW_WARPS), ROW_THREADS, 0, stream_of(n), n->options.embedding_type, (const uint8_t *)n->options.embedding_mapped,
-           n->options.embedding_row_bytes, lane->tokens, b->n, width, lane->x);
+    LAUNCH(embed_tokens, blocks_for(parts, ROW_WARPS), ROW_THREADS, 0, stream_of(n), embed_table_of(n), lane->tokens, b->n, width, lane->x);
     (void)gpu_note_launch(n->gpu, "fetching a batch's embeddings");
 }
 

@@ -1,65 +1,8 @@
-/* The dense products of a step: q, k and v; the output projection; the head. Each is one kernel over the rows, a template of
- * the weight type and the number of tokens; q, k and v of different types share a kernel that asks for the type. */
-#include "gpu/device.h"
-#include "gpu/matvec.cuh"
+/* The launches of a step's dense products (dense.cuh): which kernel, how many blocks, how many tokens at a time. */
+#include "gpu/dense.cuh"
+#include "gpu/family.h"
 
 /* ---- q, k, v ---------------------------------------------------------------------------------------------------- */
-
-enum { DENSE_ROWS = 16 };
-
-struct qkv_part {
-    weights m;
-    sharing how;
-    int type;
-    uint32_t first_block, column; /* in the grid; in a token's row of y */
-};
-
-struct qkv_args {
-    qkv_part part[3];
-    const float *x, *gain; /* [T][E], [E] */
-    float *y;              /* [T][ld] */
-    uint32_t ld, wants;
-    float eps;
-};
-
-template <int TYPE, int T>
-static __device__ __forceinline__ void qkv_rows(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
-    uint32_t vector[T];
-#pragma unroll
-    for (int t = 0; t < T; t++) vector[t] = t;
-    block_rows<TYPE, DENSE_ROWS, T, 1, true>(p.m, first, p.how, x, ~0u, vector, out);
-}
-
-template <int T>
-static __device__ __forceinline__ void qkv_rows_mixed(const qkv_part &p, uint32_t first, const vectors &x, float *out) {
-    switch (p.type) {
-#define X(type)                                                                                                                \
-    case TYPE_##type: qkv_rows<TYPE_##type, T>(p, first, x, out); break;
-        GPU_MATVEC_TYPES(X)
-#undef X
-    }
-}
-
-template <int TYPE, int T>
-static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) qkv_kernel(const qkv_args a) {
-    DYN_SHARED(unsigned char, shared);
-    SHARED(float, out, DENSE_ROWS * T);
-    qkv_part p = a.part[0];
-    if (blockIdx.x >= a.part[1].first_block) p = a.part[1];
-    if (blockIdx.x >= a.part[2].first_block) p = a.part[2];
-    const uint32_t rows = DENSE_ROWS / p.how.parts, first = (blockIdx.x - p.first_block) * rows;
-    if constexpr (TYPE != MIXED) prefetch_rows<TYPE>(p.m, first, rows);
-    const room acts = acts_carve(shared, a.wants, T, p.m.k, 1);
-    block_prologue<T, 1>(a.x, a.gain, a.eps, a.wants, acts);
-    if constexpr (TYPE == MIXED)
-        qkv_rows_mixed<T>(p, first, acts_read(acts), out);
-    else
-        qkv_rows<TYPE, T>(p, first, acts_read(acts), out);
-    __syncthreads();
-    const uint32_t row = threadIdx.x % rows, t = threadIdx.x / rows;
-    if (t < T && first + row < p.m.rows)
-        a.y[static_cast<size_t>(t) * a.ld + p.column + first + row] = sum_parts<DENSE_ROWS, T>(out, p.how.parts, row, t);
-}
 
 template <int T> static void launch_qkv(const qkv_args &a, int type, uint32_t blocks, uint32_t shared, cudaStream_t stream) {
     switch (type) {
@@ -71,53 +14,50 @@ template <int T> static void launch_qkv(const qkv_args &a, int type, uint32_t bl
     }
 }
 
-void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
-    const gpu_layer &l = n->layers[layer];
-    const gpu_matrix *const matrices[3] = {&l.q, &l.k, &l.v};
-    qkv_args a = {};
-    a.gain = reinterpret_cast<const float *>(l.attn_norm), a.eps = n->shape.rms_eps;
-    uint32_t blocks = 0;
+/* Those of q, k and v whose kernel is the same: of one family, or all that have kernels of their own. */
+static void launch_parts(struct gpu_network *n, uint32_t tokens, const qkv_args &all, enum gpu_family family, const gpu_layer &l, cudaStream_t stream) {
+    qkv_args a = all;
+    uint32_t blocks = 0, count = 0;
+    int type = MIXED;
     for (int i = 0; i < 3; i++) {
-        const gpu_matrix &m = *matrices[i];
-        qkv_part &p = a.part[i];
-        p.m = weights_of(m), p.how = share_rows(m.type, m.k), p.type = m.type, p.first_block = blocks, p.column = a.ld;
+        if (gpu_family_of(static_cast<tensor_type>(all.part[i].type)) != family) continue;
+        qkv_part &p = a.part[count++];
+        p = all.part[i];
+        type = count == 1 || type == p.type ? p.type : MIXED;
         const uint32_t rows = DENSE_ROWS / p.how.parts;
-        blocks += (m.rows + rows - 1) / rows;
-        a.ld += m.rows;
-        a.wants |= gpu_wants(m.type);
+        p.first_block = blocks;
+        blocks += (p.m.rows + rows - 1) / rows;
+        a.wants |= gpu_wants(p.type);
     }
-    const int type = l.q.type == l.k.type && l.q.type == l.v.type ? static_cast<int>(l.q.type) : MIXED;
+    if (count == 0) return;
+    for (uint32_t i = count; i < 3; i++) a.part[i].first_block = ~0u;
     const uint32_t each = acts_shared_bytes(a.wants, l.q.k, 1), together = tokens_together(tokens, each);
     for (uint32_t t = 0; t < tokens; t += together) {
         a.x = n->step.x + static_cast<size_t>(t) * l.q.k, a.y = n->step.qkv + static_cast<size_t>(t) * a.ld;
+        if (family != FAMILY_NONE) {
+            gpu_family_kernels_of(static_cast<tensor_type>(a.part[0].type)).qkv(a, together, blocks, together * each, stream);
+            continue;
+        }
 #define CALL(T) launch_qkv<T>(a, type, blocks, together * each, stream)
         GPU_FOR_TOKENS(together, CALL)
 #undef CALL
     }
 }
 
-/* ---- output projection ------------------------------------------------------------------------------------------ */
-
-struct output_args {
-    weights m;
-    sharing how;
-    vectors in;
-    float *x; /* [T][rows], added to */
-};
-
-template <int TYPE, int T>
-static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) output_kernel(const output_args a) {
-    SHARED(float, out, DENSE_ROWS * T);
-    uint32_t vector[T];
-#pragma unroll
-    for (int t = 0; t < T; t++) vector[t] = t;
-    const uint32_t rows = DENSE_ROWS / a.how.parts, first = blockIdx.x * rows;
-    block_rows<TYPE, DENSE_ROWS, T, 1, true>(a.m, first, a.how, a.in, ~0u, vector, out);
-    __syncthreads();
-    const uint32_t row = threadIdx.x % rows, t = threadIdx.x / rows;
-    if (t < T && first + row < a.m.rows)
-        a.x[static_cast<size_t>(t) * a.m.rows + first + row] += sum_parts<DENSE_ROWS, T>(out, a.how.parts, row, t);
+void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
+    const gpu_layer &l = n->layers[layer];
+    const gpu_matrix *const matrices[3] = {&l.q, &l.k, &l.v};
+    qkv_args a = {};
+    a.gain = reinterpret_cast<const float *>(l.attn_norm), a.eps = n->shape.rms_eps;
+    for (int i = 0; i < 3; i++) {
+        const gpu_matrix &m = *matrices[i];
+        a.part[i] = qkv_part{weights_of(n, m), share_rows(m.type, m.k), static_cast<int>(m.type), 0, a.ld};
+        a.ld += m.rows;
+    }
+    for (int family = FAMILY_NONE; family < FAMILIES_END; family++) launch_parts(n, tokens, a, static_cast<gpu_family>(family), l, stream);
 }
+
+/* ---- output projection ------------------------------------------------------------------------------------------ */
 
 template <int T> static void launch_output(const output_args &a, int type, cudaStream_t stream) {
     const uint32_t rows = DENSE_ROWS / a.how.parts, blocks = (a.m.rows + rows - 1) / rows;
@@ -131,78 +71,15 @@ template <int T> static void launch_output(const output_args &a, int type, cudaS
 
 void gpu_launch_output(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_matrix &m = n->layers[layer].output;
-    const output_args a = {weights_of(m), share_rows(m.type, m.k), vectors_of(n->step.attended, n->step.attended32, m.k),
+    const output_args a = {weights_of(n, m), share_rows(m.type, m.k), vectors_of(n->step.attended, n->step.attended32, m.k),
                            n->step.x};
+    if (gpu_family_of(m.type) != FAMILY_NONE) return gpu_family_kernels_of(m.type).output(a, tokens, stream);
 #define CALL(T) launch_output<T>(a, m.type, stream)
     GPU_FOR_TOKENS(tokens, CALL)
 #undef CALL
 }
 
 /* ---- head ------------------------------------------------------------------------------------------------------- */
-
-enum { HEAD_ROWS = 64, HEAD_BLOCKS_PER_SM = 6 };
-
-struct head_args {
-    weights m;
-    sharing how;
-    const float *x, *gain; /* [T][E], [E] */
-    float *logits;         /* [T][V] */
-    unsigned long long *best_key;
-    uint32_t wants;
-    float eps;
-};
-
-/* Largest for the largest logit, of equal ones for the lowest row: integers that atomics can compare in any order. */
-static __device__ __forceinline__ unsigned long long key_of(float value, uint32_t row) {
-    const uint32_t bits = __float_as_uint(value + 0.0f); // -0 becomes 0
-    const uint32_t rising = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return static_cast<unsigned long long>(rising) << 32 | (0xffffffffu - row);
-}
-
-/* The head's input as one vector and, int8, as two: what rounding took goes through the head as well (engine/graph.c). */
-template <int TYPE, int T>
-static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 2)) head_kernel(const head_args a) {
-    enum {
-        C = unpack<TYPE>::GROUP == 0 ? 1 : 2,
-        OWN = (T + BLOCK_WARPS - 1) / BLOCK_WARPS /* tokens whose results a warp writes */
-    };
-    DYN_SHARED(unsigned char, shared);
-    uint32_t vector[T];
-#pragma unroll
-    for (int t = 0; t < T; t++) vector[t] = t;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = HEAD_ROWS / a.how.parts;
-    float *const out = reinterpret_cast<float *>(shared);
-    const room acts = acts_carve(shared + sizeof(float) * HEAD_ROWS * T, a.wants, T, a.m.k, C);
-    prefetch_rows<TYPE>(a.m, blockIdx.x * rows, rows);
-    block_prologue<T, C>(a.x, a.gain, a.eps, a.wants, acts);
-
-    float best[OWN];
-    uint32_t best_row[OWN];
-#pragma unroll
-    for (int i = 0; i < OWN; i++) best[i] = -INFINITY, best_row[i] = 0xffffffffu;
-#pragma unroll 1
-    for (uint32_t first = blockIdx.x * rows; first < a.m.rows; first += gridDim.x * rows) {
-        block_rows<TYPE, HEAD_ROWS, T, C, true>(a.m, first, a.how, acts_read(acts), ~0u, vector, out);
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < OWN; i++) {
-            const uint32_t t = warp + BLOCK_WARPS * i;
-            for (uint32_t row = lane; t < T && row < rows && first + row < a.m.rows; row += 32) {
-                const float value = sum_parts<HEAD_ROWS, T>(out, a.how.parts, row, t);
-                a.logits[static_cast<size_t>(t) * a.m.rows + first + row] = value;
-                if (value > best[i] || best_row[i] == 0xffffffffu)
-                    best[i] = isnan(value) ? -INFINITY : value, best_row[i] = first + row;
-            }
-        }
-        __syncthreads();
-    }
-#pragma unroll
-    for (int i = 0; i < OWN; i++) {
-        const found f = warp_argmax<false>(best[i], best_row[i]);
-        const uint32_t t = warp + BLOCK_WARPS * i;
-        if (lane == 0 && t < T && f.index != 0xffffffffu) atomicMax(a.best_key + t, key_of(f.value, f.index));
-    }
-}
 
 template <int T> static void launch_head(const head_args &a, int type, uint32_t blocks, uint32_t shared, cudaStream_t stream) {
     switch (type) {
@@ -216,7 +93,7 @@ template <int T> static void launch_head(const head_args &a, int type, uint32_t 
 void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const gpu_matrix &m = n->options.head;
     head_args a = {};
-    a.m = weights_of(m), a.how = share_rows(m.type, m.k);
+    a.m = weights_of(n, m), a.how = share_rows(m.type, m.k);
     a.gain = reinterpret_cast<const float *>(n->options.output_norm), a.eps = n->shape.rms_eps, a.wants = gpu_wants(m.type);
     struct gpu_info info;
     n->gpu->ops->info(n->gpu, &info);
@@ -228,6 +105,10 @@ void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream
     for (uint32_t t = 0; t < tokens; t += together) {
         a.x = n->step.x + static_cast<size_t>(t) * m.k, a.logits = n->step.logits + static_cast<size_t>(t) * m.rows;
         a.best_key = reinterpret_cast<unsigned long long *>(n->step.best_key + t);
+        if (gpu_family_of(m.type) != FAMILY_NONE) {
+            gpu_family_kernels_of(m.type).head(a, together, blocks, together * each, stream);
+            continue;
+        }
 #define CALL(T) launch_head<T>(a, m.type, blocks, together * each, stream)
         GPU_FOR_TOKENS(together, CALL)
 #undef CALL

@@ -8,14 +8,15 @@
 #include "gpu/acts.cuh"
 #include "gpu/unpack.cuh"
 
-static inline weights weights_of(const gpu_matrix &m) {
-    return weights{reinterpret_cast<const uint8_t *>(m.data), m.rows, m.k};
+static inline weights weights_of(const gpu_network *n, const gpu_matrix &m) {
+    return weights{reinterpret_cast<const uint8_t *>(m.data), m.rows, m.k, static_cast<int>(m.type), tensor_type_info(m.type)->block_weights, n->tables, NULL};
 }
 
 enum { MIXED = -1 /* instead of a type: decided by each block */ };
 
 /* Blocks of 128 threads that an SM is to hold: what registers are limited for. `c` int8 vectors a token. */
 static constexpr int blocks_per_sm(int type, int t, int c) {
+    if (type >= FAMILY_NONE) return t == 8 || (t == 4 && c > 1) ? 3 : 4;
     if (t > 1) return t == 8 ? 4 : 5;
     return type == MIXED ? 5 : c > 1 || type == TYPE_Q5_K ? 6 : type == TYPE_Q6_K ? 7 : 8;
 }
@@ -29,10 +30,19 @@ static __device__ __forceinline__ float4 floats_at(const float *x, uint32_t left
 
 template <int TYPE, int GROUP = unpack<TYPE>::GROUP> struct slice_product;
 
-template <int TYPE> struct slice_product<TYPE, 0> {
+/* Rows first .. first + R - 1 of a type with kernels of its own; behind the last one it again. */
+template <int TYPE> struct slice_load {
+    typedef unpack<TYPE> U;
+    template <int R> static __device__ __forceinline__ void load(typename U::raw (&raw)[R], const weights &m, uint32_t first, uint32_t slice) {
+#pragma unroll
+        for (int r = 0; r < R; r++) U::load(raw[r], m, first + r < m.rows ? first + r : m.rows - 1, slice);
+    }
+};
+
+template <int TYPE> struct slice_product<TYPE, 0> : slice_load<TYPE> {
     typedef unpack<TYPE> U;
     template <int R, int T, int C, bool ALL>
-    static __device__ __forceinline__ void add(const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
+    static __device__ __forceinline__ void add(const weights &, const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
                                                const uint32_t (&vector)[T], const float (&weight)[T], float (&sum)[R][T]) {
 #pragma unroll
         for (int t = 0; t < T; t++) {
@@ -54,10 +64,10 @@ template <int TYPE> struct slice_product<TYPE, 0> {
     }
 };
 
-template <int TYPE> struct slice_product<TYPE, 32> {
+template <int TYPE> struct slice_product<TYPE, 32> : slice_load<TYPE> {
     typedef unpack<TYPE> U;
     template <int R, int T, int C, bool ALL>
-    static __device__ __forceinline__ void add(const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
+    static __device__ __forceinline__ void add(const weights &, const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
                                                const uint32_t (&vector)[T], const float (&weight)[T], float (&sum)[R][T]) {
         typename U::levels l[R];
 #pragma unroll
@@ -98,10 +108,10 @@ template <int TYPE> struct slice_product<TYPE, 32> {
     }
 };
 
-template <int TYPE> struct slice_product<TYPE, 16> {
+template <int TYPE> struct slice_product<TYPE, 16> : slice_load<TYPE> {
     typedef unpack<TYPE> U;
     template <int R, int T, int C, bool ALL>
-    static __device__ __forceinline__ void add(const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
+    static __device__ __forceinline__ void add(const weights &, const typename U::raw (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
                                                const uint32_t (&vector)[T], const float (&weight)[T], float (&sum)[R][T]) {
         typename U::levels l[R];
 #pragma unroll
@@ -200,12 +210,8 @@ static __device__ __forceinline__ void block_rows(const weights &m, uint32_t fir
 #pragma unroll 1
         for (uint32_t slice = 32 * part + lane; slice < how.slices; slice += 32 * how.parts) {
             typename U::raw raw[R];
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                const uint32_t row = first + row0 + step + r;
-                U::load(raw[r], m, row < m.rows ? row : m.rows - 1, slice);
-            }
-            slice_product<TYPE>::template add<R, T, C, ALL>(raw, slice, x, use, vector, one, sum);
+            slice_product<TYPE>::load(raw, m, first + row0 + step, slice);
+            slice_product<TYPE>::template add<R, T, C, ALL>(m, raw, slice, x, use, vector, one, sum);
         }
         float flat[N];
 #pragma unroll
@@ -225,10 +231,23 @@ static __device__ __forceinline__ float sum_parts(const float *out, uint32_t par
     return sum;
 }
 
+/* The matrix with its type's grid in the block's shared memory, of the families that have one (codes.cuh). All threads call. */
+template <int FAMILY> static __device__ const uint32_t *block_grid(int type, const uint32_t *tables);
+template <int TYPE> static __device__ __forceinline__ weights with_grid(const weights &m) {
+    weights out = m;
+    if constexpr (TYPE >= FAMILY_NONE) out.grid = block_grid<TYPE>(m.type, m.tables);
+    return out;
+}
+
 /* Ask for rows [first, first + n) ahead of the work that must come before them. */
 template <int TYPE> static __device__ __forceinline__ void prefetch_rows(const weights &m, uint32_t first, uint32_t n) {
     if (first >= m.rows) return;
     if (n > m.rows - first) n = m.rows - first;
+    if (TYPE >= FAMILY_NONE) { // the first plane, or all
+        const uint64_t row_bytes = static_cast<uint64_t>(m.k / m.block) * gpu_first_field_bytes(m.type);
+        prefetch_bytes(m.data + first * row_bytes, n * row_bytes);
+        return;
+    }
     const bool small = TYPE == TYPE_Q4_0 || TYPE == TYPE_Q8_0; // blocks of 32
     const uint64_t in_row = m.k / (unpack<TYPE>::GROUP == 0 ? 1 : small ? 32 : QK_K);
     const uint64_t total = m.rows * in_row, b = first * in_row, count = n * in_row;

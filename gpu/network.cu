@@ -77,6 +77,7 @@ static void carve_step(struct carver *c, struct gpu_network *n) {
     const uint64_t t = GPU_STEP_TOKENS, e = s->n_embd, q = (uint64_t)s->n_heads * s->head_dim, kv = (uint64_t)s->n_kv_heads * s->head_dim;
     carve(c, &n->layers_dev, s->n_layers);
     carve(c, &n->rope_frequency, s->head_dim / 2);
+    carve(c, &n->tables, GPU_TABLE_WORDS);
     carve(c, &n->pages, n->options.max_sequences, n->options.max_pages);
     carve(c, &st->x, t, e);
     carve(c, &st->qkv, t, q + 2 * kv);
@@ -166,6 +167,11 @@ static enum err check_type(struct gpu *g, enum tensor_type type, struct reason *
     return check_matrix(g, &m, "experts", why);
 }
 
+/* Gate and up are of one kernel: types with their own have one for any two of them, the others are of one family and one grid. */
+static bool one_kernel(enum tensor_type a, enum tensor_type b) {
+    return a == b || (gpu_family_of(a) == gpu_family_of(b) && gpu_grid_of(a).words == 0 && gpu_grid_of(b).words == 0);
+}
+
 /* What products of prompts (matmul.cu) ask of shapes beyond what types do. */
 static enum err check_batch(const struct gpu_network_options *o, struct reason *why) {
     const struct gpu_shape *s = &o->shape;
@@ -194,7 +200,12 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
         TRY(check_type(g, l->gate_type, why));
         TRY(check_type(g, l->up_type, why));
         TRY(check_type(g, l->down_type, why));
+        if (!one_kernel(l->gate_type, l->up_type))
+            return fail(why, ERR_UNSUPPORTED, "the GPU has no kernel for gate and up matrices of different types; layer %u has %s and %s", i,
+                        tensor_type_info(l->gate_type)->name, tensor_type_info(l->up_type)->name);
     }
+    const struct gpu_matrix embedding = {0, o->embedding_type, 0, 0};
+    TRY(check_matrix(g, &embedding, "the embedding", why));
     TRY(check_matrix(g, &o->head, "the output head", why));
     if (o->batch_tokens) TRY(check_batch(o, why));
     return gpu_attention_check(o, why);
@@ -243,6 +254,9 @@ static void fill_memory(struct gpu_network *n, const struct gpu_network_options 
     if (code == cudaSuccess && table_bytes) code = cudaMemsetAsync(n->pages, 0xff, table_bytes, stream); // no page: an address that faults
     (void)gpu_note(g, code, "clearing memory");
     g->ops->upload(g, GPU_COMPUTE, (gpu_ptr)n->layers_dev, n->layers, n->shape.n_layers * sizeof *n->layers);
+    uint32_t tables[GPU_TABLE_WORDS];
+    gpu_grids_pack(tables);
+    g->ops->upload(g, GPU_COMPUTE, (gpu_ptr)n->tables, tables, sizeof tables);
     g->ops->upload(g, GPU_COMPUTE, (gpu_ptr)n->rope_frequency, o->rope_frequency, n->shape.head_dim / 2 * sizeof(double));
 }
 

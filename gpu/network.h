@@ -6,6 +6,7 @@
 
 #include "gpu/cu.h"
 #include "gpu/gpu.h"
+#include "gpu/grids.h"
 
 /* Vectors in 8 bits, as the CPU's `struct acts` has them: per 32 values d = max|x|/127, q = round to nearest even of
  * x * (127/max|x|), s32 = d * sum of the 32 q; sum16 = sum of each 16 q. A group whose max is below 2^-110 is zero; one that holds
@@ -103,6 +104,7 @@ struct gpu_network {
     uint32_t *slots;              /* [n_layers][n_experts] as gpu_route.slot */
     uint32_t *uses;               /* [n_layers][n_experts] */
     uint32_t *pages;              /* [max_sequences][max_pages] */
+    uint32_t *tables;             /* [GPU_TABLE_WORDS] of gpu/grids.h */
     struct gpu_step step;
     struct gpu_lane lanes[GPU_LANES];
     struct gpu_shared shared;     /* host addresses */
@@ -110,6 +112,9 @@ struct gpu_network {
     uint64_t patience_ns;
     uint32_t splits;              /* of attention in a step: enough blocks for two a multiprocessor, at least 1 */
 };
+
+/* grids.cu: the tables' first values. */
+void gpu_grids_pack(uint32_t (&to)[GPU_TABLE_WORDS]);
 
 /* Launches, each into `stream`. Steps run under capture: nothing here may allocate, synchronise or depend on the host's state. */
 void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t stream);                            /* step.cu */

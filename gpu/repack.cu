@@ -1,5 +1,5 @@
-/* Weights from the file's layout to the device's (gpu/layout.h): one kernel, steered by the layout's planes, that moves bytes and
- * changes none. Never allocates; the staging copy is the caller's. */
+/* Weights from the file's layout to the device's (gpu/layout.h): one kernel, steered by the layout's planes, that moves bytes, and
+ * bits of signs, and changes none. Never allocates; the staging copy is the caller's. */
 #include <assert.h>
 
 #include "gpu/device_private.h"
@@ -37,38 +37,79 @@ GPU_LAYOUTS(BYTES)
 
 /* ---- the kernel ---------------------------------------------------------------------------------------------------- */
 
+/* A field of all blocks, or what stands in front of all rows: piece i begins at i * stride + (i / in_row + 1) * skip + file. */
 struct repack_plane {
     uint64_t to;     /* of the plane, from the matrix's start */
-    uint64_t chunks;
-    uint32_t file;   /* of the field, from the block's start */
-    uint32_t shift;  /* the field has 1 << shift bytes */
+    uint64_t chunks, pieces, stride;
+    uint32_t file, skip;
+    uint32_t shift;  /* a piece has 1 << shift bytes */
+    uint32_t order;
 };
 struct repack {
     const uint8_t *from;
     uint8_t *to;
-    uint64_t n_blocks;
-    uint32_t block_bytes;
-    struct repack_plane planes[GPU_MAX_PLANES];
+    uint64_t in_row; /* blocks */
+    struct repack_plane planes[GPU_MAX_PLANES + 1];
 };
 
-/* Two bytes of a field, from `at` of its plane; zero behind the last block, where the matrix is padded. */
-static __device__ __forceinline__ uint32_t pair_at(const uint8_t *fields, uint32_t block_bytes, uint64_t n_blocks, uint32_t shift, uint64_t at) {
-    const uint64_t block = at >> shift;
-    if (block >= n_blocks) return 0;
-    return *reinterpret_cast<const uint16_t *>(fields + block * block_bytes + (at - (block << shift)));
+static __device__ __forceinline__ const uint8_t *piece_at(const repack_plane &p, const uint8_t *from, uint64_t in_row, uint64_t at) {
+    const uint64_t piece = at >> p.shift, skip = p.skip ? (piece / in_row + 1) * p.skip : 0;
+    return from + piece * p.stride + skip + p.file + (at - (piece << p.shift));
+}
+
+/* Two bytes of a plane, from `at`; zero behind the last piece. */
+static __device__ __forceinline__ uint32_t pair_at(const repack_plane &p, const uint8_t *from, uint64_t in_row, uint64_t at) {
+    const uint64_t end = p.pieces << p.shift;
+    if (at >= end) return 0;
+    const uint8_t *first = piece_at(p, from, in_row, at);
+    if (p.stride % 2 == 0) return *reinterpret_cast<const uint16_t *>(first);
+    return *first | (at + 1 < end ? *piece_at(p, from, in_row, at + 1) << 8 : 0);
+}
+
+/* Bit 8u + l to 4l + u. */
+static __device__ __forceinline__ uint32_t order_units(uint32_t w) {
+    uint32_t out = 0;
+#pragma unroll
+    for (uint32_t l = 0; l < 8; l++) out |= ((w >> l & 0x01010101u) * 0x10204080u >> 28) << 4 * l;
+    return out;
+}
+
+/* Bit 4q + l to 8l + 7 - q. */
+static __device__ __forceinline__ uint32_t order_quads(uint32_t w) {
+    uint32_t out = 0;
+#pragma unroll
+    for (uint32_t q = 0; q < 8; q++)
+#pragma unroll
+        for (uint32_t l = 0; l < 4; l++) out |= (w >> (4 * q + l) & 1) << (8 * l + 7 - q);
+    return out;
+}
+
+/* A chunk at once, or as much of it as there is where planes follow each other at any address. */
+static __device__ __forceinline__ void put_chunk(uint8_t *to, const uint32_t (&w)[4], uint64_t left) {
+    if (left >= CHUNK && reinterpret_cast<uintptr_t>(to) % CHUNK == 0) {
+        stu4(to, make_uint4(w[0], w[1], w[2], w[3]));
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < CHUNK / 2; i++) {
+        const uint32_t pair = w[i / 2] >> 16 * (i % 2);
+        if (2 * i + 1 < left)
+            *reinterpret_cast<uint16_t *>(to + 2 * i) = static_cast<uint16_t>(pair);
+        else if (2 * i < left)
+            to[2 * i] = static_cast<uint8_t>(pair);
+    }
 }
 
 __global__ void repack_kernel(const repack r) {
-    uint64_t chunk = (uint64_t)blockIdx.x * REPACK_THREADS + threadIdx.x, to = 0;
-    uint32_t file = 0, shift = 0;
+    uint64_t chunk = (uint64_t)blockIdx.x * REPACK_THREADS + threadIdx.x;
+    repack_plane p = {};
     bool found = false;
 #pragma unroll // copying r.planes[i] by an index unknown at compile time would put all of r on the stack
-    for (uint32_t i = 0; i < GPU_MAX_PLANES; i++) {
+    for (uint32_t i = 0; i < GPU_MAX_PLANES + 1; i++) {
         if (!found && chunk < r.planes[i].chunks) {
             found = true;
-            to = r.planes[i].to;
-            file = r.planes[i].file;
-            shift = r.planes[i].shift;
+            p.to = r.planes[i].to, p.pieces = r.planes[i].pieces, p.stride = r.planes[i].stride;
+            p.file = r.planes[i].file, p.skip = r.planes[i].skip, p.shift = r.planes[i].shift, p.order = r.planes[i].order;
         }
         if (!found) chunk -= r.planes[i].chunks;
     }
@@ -77,22 +118,33 @@ __global__ void repack_kernel(const repack r) {
 #pragma unroll
     for (uint32_t j = 0; j < 4; j++) {
         const uint64_t at = chunk * CHUNK + 4 * j;
-        w[j] = pair_at(r.from + file, r.block_bytes, r.n_blocks, shift, at) |
-               pair_at(r.from + file, r.block_bytes, r.n_blocks, shift, at + 2) << 16;
+        w[j] = pair_at(p, r.from, r.in_row, at) | pair_at(p, r.from, r.in_row, at + 2) << 16;
+        if (p.order == SIGNS_OF_UNITS) w[j] = order_units(w[j]);
+        if (p.order == SIGNS_OF_QUADS) w[j] = order_quads(w[j]);
     }
-    stu4(r.to + to + chunk * CHUNK, make_uint4(w[0], w[1], w[2], w[3]));
+    put_chunk(r.to + p.to + chunk * CHUNK, w, (p.pieces << p.shift) - chunk * CHUNK);
 }
 
-static void launch(const struct gpu_layout *l, enum tensor_type type, gpu_ptr to, gpu_ptr from, uint64_t n_blocks, cudaStream_t stream) {
-    struct repack r = {(const uint8_t *)from, (uint8_t *)to, n_blocks, tensor_type_info(type)->block_bytes, {}};
+static void launch(const struct gpu_layout *l, enum tensor_type type, gpu_ptr to, gpu_ptr from, uint64_t rows, uint64_t k, cudaStream_t stream) {
+    const struct tensor_type_info *info = tensor_type_info(type);
+    const uint64_t in_row = k / info->block_weights, n_blocks = rows * in_row;
+    struct repack r = {(const uint8_t *)from, (uint8_t *)to, in_row, {}};
     uint64_t chunks = 0, before = 0;
     for (uint32_t i = 0; i < l->n_planes; i++) {
         const struct gpu_plane *p = &l->planes[i];
-        assert((p->bytes & (p->bytes - 1)) == 0 && p->bytes > 1 && p->file % 2 == 0);
-        assert(n_blocks * before % CHUNK == 0);
-        r.planes[i] = {n_blocks * before, (n_blocks * p->bytes + CHUNK - 1) / CHUNK, p->file, (uint32_t)__builtin_ctz(p->bytes)};
+        assert((p->bytes & (p->bytes - 1)) == 0 && (p->file % 2 == 0 || info->block_bytes % 2));
+        assert(p->bytes < CHUNK || before % CHUNK == 0);
+        r.planes[i] = {n_blocks * before, (n_blocks * p->bytes + CHUNK - 1) / CHUNK, n_blocks, info->block_bytes,
+                       p->file, info->row_meta_bytes, (uint32_t)__builtin_ctz(p->bytes), p->order};
         before += p->bytes;
         chunks += r.planes[i].chunks;
+    }
+    assert(before == info->block_bytes);
+    if (info->row_meta_bytes) {
+        const uint32_t meta = info->row_meta_bytes;
+        struct repack_plane *p = &r.planes[l->n_planes];
+        *p = {n_blocks * before, (rows * meta + CHUNK - 1) / CHUNK, rows, meta + in_row * before, 0, 0, (uint32_t)__builtin_ctz(meta), FILE_ORDER};
+        chunks += p->chunks;
     }
     LAUNCH(repack_kernel, (unsigned)((chunks + REPACK_THREADS - 1) / REPACK_THREADS), REPACK_THREADS, 0, stream, r);
 }
@@ -108,7 +160,7 @@ static void repack_matrix(struct gpu *g, enum gpu_stream s, enum tensor_type typ
         (void)gpu_note(g, code, "moving weights");
         return;
     }
-    launch(l, type, to, from, rows * (k / tensor_type_info(type)->block_weights), stream);
+    launch(l, type, to, from, rows, k, stream);
     (void)gpu_note_launch(g, "bringing weights into the device's layout");
 }
 

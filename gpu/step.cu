@@ -12,9 +12,7 @@ struct begin_args {
     const gpu_command *even, *odd; /* by number; the host's memory, as embedding */
     gpu_command *command;
     const uint32_t *command_number; /* of the step before */
-    const uint8_t *embedding;
-    enum tensor_type type;
-    uint64_t row_bytes;
+    embed_table embedding;
     uint32_t n_vocab, n_embd, n_layers, n_experts;
     const int32_t *best; /* of the step before */
     float *x;
@@ -70,24 +68,20 @@ static __global__ void __launch_bounds__(BEGIN_THREADS) begin_kernel(const begin
     float *const x = a.x + static_cast<size_t>(t) * a.n_embd;
     const uint32_t warp = threadIdx.x / 32;
     if (usable) {
-        const uint8_t *const row = a.embedding + static_cast<uint64_t>(id) * a.row_bytes;
         for (uint32_t first = EMBED_WEIGHTS * warp; first < a.n_embd; first += EMBED_WEIGHTS * (BEGIN_THREADS / 32))
-            embed_part(a.type, row, first, a.n_embd, room + warp * EMBED_BYTES, x);
+            embed_part(a.embedding, static_cast<uint32_t>(id), first, a.n_embd, room + warp * EMBED_BYTES, x);
     } else {
         for (uint32_t i = threadIdx.x; i < a.n_embd; i += blockDim.x) x[i] = 0;
     }
 }
 
 void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
-    const gpu_network_options &o = n->options;
     const gpu_step &s = n->step;
     const begin_args a = {n->shared_dev.commands[0],
                           n->shared_dev.commands[1],
                           s.command,
                           s.command_number,
-                          reinterpret_cast<const uint8_t *>(o.embedding_mapped),
-                          o.embedding_type,
-                          o.embedding_row_bytes,
+                          embed_table_of(n),
                           n->shape.n_vocab,
                           n->shape.n_embd,
                           n->shape.n_layers,

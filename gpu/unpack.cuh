@@ -10,21 +10,29 @@
  *     GROUP 16   four groups of 16, word 4p+i = weights position(slice, p) + 4i .. +3
  *                w = scale[p] * (level - BIAS)
  *
- * Levels are bytes, unsigned ones below 128. A new type is one more specialisation here and a line in GPU_MATVEC_TYPES. */
+ * Levels are bytes, unsigned ones below 128. Types whose kernels are shared by a family have PIECES in place of a group: codes.cuh
+ * says how to open them. */
 #ifndef COLDSTREAM_GPU_UNPACK_CUH
 #define COLDSTREAM_GPU_UNPACK_CUH
 
 #include "gpu/cu.h"
 #include "gpu/layout.h"
+#include "gpu/words.cuh"
 
-/* X(enum suffix): the types of products in steps. */
+/* X(enum suffix): the types with kernels of their own. */
 #define GPU_MATVEC_TYPES(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
 
-/* A matrix as a kernel reads it. */
+/* A matrix as a kernel reads it. The rest is for types of a family (codes.cuh): which it is, the weights of its blocks, the tables
+ * on the device, and once the kernel has it the grid in shared memory. */
 struct weights {
     const uint8_t *data;
     uint32_t rows, k;
+    int type;
+    uint32_t block;
+    const uint32_t *tables, *grid;
 };
+
+enum { PIECES = 64 };
 
 template <int TYPE> struct unpack;
 
@@ -36,15 +44,13 @@ static inline GPU_BOTH uint32_t gpu_wants(int type) {
     case TYPE_F32:
     case TYPE_F16:
     case TYPE_BF16: return WANT_FLOATS;
-    case TYPE_Q6_K: return WANT_INT8 | WANT_SUM16;
-    default: return WANT_INT8 | WANT_S32;
+    case TYPE_Q4_0:
+    case TYPE_Q8_0:
+    case TYPE_Q4_K:
+    case TYPE_Q5_K: return WANT_INT8 | WANT_S32;
+    default: return WANT_INT8 | WANT_SUM16;
     }
 }
-
-static __device__ __forceinline__ float half_bits(uint32_t bits) {
-    return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
-}
-static __device__ __forceinline__ uint32_t load_u16(const uint8_t *p) { return *reinterpret_cast<const uint16_t *>(p); }
 
 /* ---- float types: a slice is 16 bytes of a row, or what is left of it ------------------------------------------- */
 

@@ -14,12 +14,11 @@
 
 #include "gpu/cu.h"
 #include "gpu/layout.h"
+#include "gpu/words.cuh"
 
 enum { SLICE = 64, SLICE_UNIT = 8 };
 
 static __device__ __forceinline__ uint32_t uint4_word(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-static __device__ __forceinline__ float half_bits(uint32_t low16) { return __half2float(__ushort_as_half((unsigned short)low16)); }
-static __device__ __forceinline__ uint32_t load16(const uint8_t *p) { return *(const uint16_t *)p; }
 
 /* v = scale * byte + offset for the four bytes (each < 128) of two words; `offset` includes -128 * scale. */
 static __device__ __forceinline__ void open_bytes7(uint32_t w0, uint32_t w1, float scale, float offset, float (&v)[8]) {
@@ -56,7 +55,10 @@ static __device__ __forceinline__ void open_scale_k(const uint4 &head, uint32_t 
     *offset = -fmaf(half_bits(head.x >> 16), (float)(mins >> at & 255), 128 * *scale);
 }
 
-template <enum tensor_type TYPE> struct slice;
+/* X(enum suffix): the types with kernels of their own. */
+#define GPU_TILE_TYPES(X) X(F32) X(F16) X(BF16) X(Q4_0) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
+
+template <int TYPE> struct slice; /* TYPE: enum tensor_type; of families: coded_tile.cuh */
 
 /* Every specialization:
  *   BLOCK                                      weights a block
@@ -120,7 +122,7 @@ template <> struct slice<TYPE_Q4_0> : slice_plain {
     __device__ __forceinline__ void load(const uint8_t *matrix, uint64_t blocks, uint64_t first, uint32_t step, uint32_t half) {
         const uint64_t b = first + 2 * step + half;
         nibbles = ld128(gpu_field(matrix, blocks, GPU_Q4_0_QS, b, 16));
-        d = load16(gpu_field(matrix, blocks, GPU_Q4_0_D, b, 2));
+        d = load_u16(gpu_field(matrix, blocks, GPU_Q4_0_D, b, 2));
     }
     __device__ __forceinline__ void zero() {
         nibbles = make_uint4(0, 0, 0, 0);
@@ -141,7 +143,7 @@ template <> struct slice<TYPE_Q8_0> : slice_plain {
         const uint64_t b = first + 2 * step + half;
         const uint8_t *q = gpu_field(matrix, blocks, GPU_Q8_0_QS, b, 32);
         low = ld128(q), high = ld128(q + 16);
-        d = load16(gpu_field(matrix, blocks, GPU_Q8_0_D, b, 2));
+        d = load_u16(gpu_field(matrix, blocks, GPU_Q8_0_D, b, 2));
     }
     __device__ __forceinline__ void zero() {
         low = high = make_uint4(0, 0, 0, 0);
@@ -211,7 +213,7 @@ template <> struct slice<TYPE_Q6_K> {
         high = ldu4(gpu_field(matrix, blocks, GPU_Q6_K_QH, b, 64) + 32 * h + 16 * half);
         const int8_t *s = (const int8_t *)gpu_field(matrix, blocks, GPU_Q6_K_SCALES, b, 16) + 8 * h + 2 * j + half;
         level[0] = s[0], level[1] = s[4];
-        d = load16(gpu_field(matrix, blocks, GPU_Q6_K_D, b, 2));
+        d = load_u16(gpu_field(matrix, blocks, GPU_Q6_K_D, b, 2));
     }
     __device__ __forceinline__ void zero() {
         low = high = make_uint4(0, 0, 0, 0);
@@ -231,7 +233,7 @@ template <> struct slice<TYPE_Q6_K> {
 };
 
 /* The unit's values in binary16, as eight halves. */
-template <int P, enum tensor_type TYPE>
+template <int P, int TYPE>
 static __device__ __forceinline__ uint4 slice_halves(const slice<TYPE> &s, uint32_t step, uint32_t half) {
     if constexpr (TYPE == TYPE_F16) {
         return s.raw[P];
