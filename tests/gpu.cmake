@@ -94,6 +94,7 @@ function(gpu_test what)
 endfunction()
 gpu_test(batch)
 gpu_test(step gpu/step_probe.cu)
+gpu_test(types gpu/step_probe.cu)
 gpu_test(attention gpu/attention_rig.cu)
 
 if(WITH_CUDA)

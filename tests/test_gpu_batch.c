@@ -13,8 +13,9 @@
 enum { EMBD = 256, HEADS = 8, KV_HEADS = 2, DH = 64, EXPERTS = 16, USED = 2, VOCAB = 600, HEAD_ROWS = VOCAB, LAYERS = 2, BATCH = 480 };
 enum { Q_ROWS = HEADS * DH, KV_ROWS = KV_HEADS * DH, QKV = Q_ROWS + 2 * KV_ROWS };
 
-static const enum tensor_type all_types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q4_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K};
-enum { N_TYPES = sizeof all_types / sizeof *all_types };
+/* Those with kernels of their own; and for experts two of others (test_gpu_types has all), with a grid and with a scale a row. */
+static const enum tensor_type all_types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q4_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_IQ3_S, TYPE_IQ4_KS};
+enum { N_EXPERT_TYPES = sizeof all_types / sizeof *all_types, N_TYPES = N_EXPERT_TYPES - 2 };
 
 static const uint64_t limit_ns = 120000000000u;
 
@@ -51,6 +52,8 @@ static void random_block(enum tensor_type type, uint8_t *to, float size) {
             memcpy(to, &h, 2), memcpy(to + 2, &m, 2);
             break;
         case TYPE_Q6_K: h = f32_to_f16(some / (128 * 32)); memcpy(to + offsetof(struct block_q6_k, d), &h, 2); break;
+        case TYPE_IQ3_S: h = f32_to_f16(some / (31 * 15)); memcpy(to, &h, 2); break;
+        case TYPE_IQ4_KS: break; /* the row's: weights_random() */
         default: fail_test("no such type here");
     }
 }
@@ -80,7 +83,13 @@ static struct weights weights_random(enum tensor_type type, uint32_t rows, uint3
     w.exact = malloc(sizeof(float) * rows * k);
     w.half = malloc(sizeof(float) * rows * k);
     assert_true(w.file && w.exact && w.half);
-    for (uint64_t at = 0; at < rows * w.row_bytes; at += block) random_block(type, w.file + at, size);
+    const uint64_t meta = tensor_type_info(type)->row_meta_bytes;
+    for (uint32_t r = 0; r < rows; r++) {
+        uint8_t *row = w.file + r * w.row_bytes;
+        const float d = size * (0.5f + 0.5f * uniform()) / (127 * 117);
+        memcpy(row, &d, meta);
+        for (uint64_t at = meta; at < w.row_bytes; at += block) random_block(type, row + at, size);
+    }
     weights_open(&w);
     return w;
 }
@@ -463,7 +472,7 @@ static void check_routes(const struct world *w, const struct run *r, const float
 
 static void test_ragged_experts(void **state) {
     (void)state;
-    for (int i = 0; i < N_TYPES; i++) {
+    for (int i = 0; i < N_EXPERT_TYPES; i++) {
         struct plan p = plan_of(all_types[i]);
         p.change = one_choice;
         struct world *w = world_open(&p);

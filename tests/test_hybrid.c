@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "tests/support/hybrid_run.h"
+#include "tests/support/tiny_model.h"
 
 #ifndef BUDGET_STEPS
 #define BUDGET_STEPS 12
@@ -29,6 +30,26 @@ static void quantized_models_agree(void **state) {
     run(&(struct run){.path = hybrid_q4, .on_cpu = true}, 12, 2, &on_cpu);
     run(&(struct run){.path = hybrid_q4}, 12, 2, &got);
     expect_close("a prompt, whose activations the CPU alone rounds to 8 bits", &on_cpu, &got, 2e-3);
+}
+
+/* The published mixtures of codebook types and of value-table types, at a tiny size: the same on both sides. */
+static void codebook_models_agree(void **state) {
+    (void)state;
+    static const char *const mixes[] = {"asym2", "iq4_k"};
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
+        struct synth_spec spec;
+        assert_true(synth_preset(SPAN("exactness"), &spec));
+        spec.layers = 2, spec.mix = mixes[i];
+        char *path = tiny_model_write(&spec);
+        run(&(struct run){.path = path, .on_cpu = true}, 1, ANSWER / 2, &on_cpu);
+        run(&(struct run){.path = path}, 1, ANSWER / 2, &got);
+        assert_true(got.info.device[0] && got.info.vram_experts > 0);
+        expect_close(mixes[i], &on_cpu, &got, CLOSE_Q4);
+        run(&(struct run){.path = path, .on_cpu = true}, 20, 0, &on_cpu);
+        run(&(struct run){.path = path}, 20, 0, &got);
+        expect_close("a prompt", &on_cpu, &got, 2e-3);
+        tiny_model_remove(path);
+    }
 }
 
 static void steps_agree(void **state) {
@@ -185,6 +206,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_agree),
         cmocka_unit_test(quantized_models_agree),
+        cmocka_unit_test(codebook_models_agree),
         cmocka_unit_test(prompts_agree),
         cmocka_unit_test(choices_are_shown),
         cmocka_unit_test(budgets_do_not_change_the_answer),

@@ -39,25 +39,49 @@ static uint16_t bf16_of(float f) {
     return (uint16_t)(bits >> 16);
 }
 
+/* Where a block's scale and minimum stand, and their usual size: levels times scales then are near 1. */
+static const struct block_scales {
+    enum tensor_type type;
+    uint16_t d;
+    int16_t min; /* -1: none */
+    int16_t exponent;
+} block_scales[] = {
+    {TYPE_Q4_0, 0, -1, -3},    {TYPE_Q8_0, 0, -1, -7},    {TYPE_Q4_K, 0, 2, -10},    {TYPE_Q5_K, 0, 2, -10},    {TYPE_Q6_K, 208, -1, -12},
+    {TYPE_Q4_1, 0, 2, -4},     {TYPE_Q5_0, 0, -1, -4},    {TYPE_Q5_1, 0, 2, -5},     {TYPE_Q6_0, 0, -1, -5},    {TYPE_IQ4_NL, 0, -1, -7},
+    {TYPE_Q2_K, 80, 82, -5},   {TYPE_Q3_K, 108, -1, -7},  {TYPE_IQ2_XXS, 0, -1, -7}, {TYPE_IQ2_XS, 0, -1, -7},  {TYPE_IQ2_S, 0, -1, -7},
+    {TYPE_IQ3_XXS, 0, -1, -9}, {TYPE_IQ3_S, 0, -1, -9},   {TYPE_IQ1_S, 0, -1, -4},   {TYPE_IQ4_XS, 0, -1, -12}, {TYPE_IQ4_K, 0, -1, -12},
+    {TYPE_IQ5_K, 0, -1, -12},  {TYPE_IQ6_K, 0, -1, -14},  {TYPE_IQ2_K, 0, -1, -8},   {TYPE_IQ3_K, 0, -1, -11}};
+
 /* A block of any type: every bit pattern of the quants and scales, and a scale that keeps values near 1. */
 static void random_block(enum tensor_type type, uint8_t *block) {
     const uint32_t bytes = tensor_type_info(type)->block_bytes;
-    const float value = 0.5f * random_normal();
-    const uint16_t d = f32_to_f16((0.2f + fabsf(random_unit())) * (type == TYPE_Q4_K || type == TYPE_Q5_K ? 0x1p-10f
-                                                                   : type == TYPE_Q6_K                    ? 0x1p-12f
-                                                                   : type == TYPE_Q8_0                    ? 0x1p-7f
-                                                                                                          : 0x1p-3f));
-    const uint16_t dmin = f32_to_f16(fabsf(random_unit()) * 0x1p-7f), half = f32_to_f16(value), brain = bf16_of(value);
+    const float value = 0.5f * random_normal(), size = 0.2f + fabsf(random_unit());
+    const uint16_t half = f32_to_f16(value), brain = bf16_of(value);
     for (uint32_t i = 0; i < bytes; i++) block[i] = (uint8_t)random_bits();
-    switch (type) {
-    case TYPE_F32: memcpy(block, &value, 4); break;
-    case TYPE_F16: memcpy(block, &half, 2); break;
-    case TYPE_BF16: memcpy(block, &brain, 2); break;
-    case TYPE_Q6_K: memcpy(block + offsetof(struct block_q6_k, d), &d, 2); break;
-    case TYPE_Q4_K:
-    case TYPE_Q5_K: memcpy(block + 2, &dmin, 2); /* fall through */
-    default: memcpy(block, &d, 2);
+    if (type == TYPE_F32) memcpy(block, &value, 4);
+    if (type == TYPE_F16) memcpy(block, &half, 2);
+    if (type == TYPE_BF16) memcpy(block, &brain, 2);
+    if (type == TYPE_MXFP4) block[0] = (uint8_t)(121 + random_bits() % 6);
+    if (type == TYPE_IQ1_M) { /* the scale's bits are the top ones of four words */
+        const uint16_t d = f32_to_f16(ldexpf(size, -4));
+        for (int r = 0; r < 4; r++) block[49 + 2 * r] = (uint8_t)((block[49 + 2 * r] & 15) | (d >> 4 * r & 15) << 4);
     }
+    for (size_t i = 0; i < sizeof block_scales / sizeof *block_scales; i++) {
+        const struct block_scales *s = &block_scales[i];
+        if (s->type != type) continue;
+        const uint16_t d = f32_to_f16(ldexpf(size, s->exponent)), min = f32_to_f16(ldexpf(fabsf(random_unit()), -7));
+        memcpy(block + s->d, &d, 2);
+        if (s->min >= 0) memcpy(block + s->min, &min, 2);
+    }
+}
+
+/* What stands in front of a row. */
+static void random_row_scale(enum tensor_type type, uint8_t *row) {
+    const int exponent = type == TYPE_IQ2_KS ? -9 : type == TYPE_IQ3_KS ? -10 : type == TYPE_IQ2_KL ? -11 : -14;
+    const float d = ldexpf(0.2f + fabsf(random_unit()), exponent);
+    const uint16_t half = f32_to_f16(d);
+    if (tensor_type_info(type)->row_meta_bytes == 4) memcpy(row, &d, 4);
+    if (tensor_type_info(type)->row_meta_bytes == 2) memcpy(row, &half, 2);
 }
 
 /* A matrix on both sides. */
@@ -75,13 +99,13 @@ static struct matrix random_matrix(enum tensor_type type, uint32_t rows, uint32_
     m.bytes = m.row_bytes * rows;
     m.file = malloc(m.bytes);
     assert_non_null(m.file);
-    const uint32_t block = tensor_type_info(type)->block_bytes;
-    for (uint64_t at = 0; at < m.bytes; at += block) random_block(type, m.file + at);
+    const struct tensor_type_info *info = tensor_type_info(type);
+    for (uint32_t r = 0; r < rows; r++) {
+        uint8_t *row = m.file + r * m.row_bytes;
+        random_row_scale(type, row);
+        for (uint64_t at = info->row_meta_bytes; at < m.row_bytes; at += info->block_bytes) random_block(type, row + at);
+    }
     return m;
-}
-
-static void copy_row(struct matrix *m, uint32_t to, uint32_t from) {
-    memcpy(m->file + to * m->row_bytes, m->file + from * m->row_bytes, m->row_bytes);
 }
 
 /* ---- device ----------------------------------------------------------------------------------------------------- */

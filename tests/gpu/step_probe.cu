@@ -39,3 +39,16 @@ void step_probe_launch(struct gpu *g, struct gpu_network *n, enum probe_launch w
     }
     (void)gpu_note_launch(g, "testing a step");
 }
+
+void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu_matrix *w, gpu_ptr x, uint32_t n, bool exact, gpu_ptr y) {
+    const cudaStream_t stream = gpu_stream_of(g, GPU_COMPUTE);
+    float *const to = reinterpret_cast<float *>(y);
+    if (exact) {
+        const gpu_product32 p = {*w, reinterpret_cast<const float *>(x), n, to, w->rows};
+        gpu_launch_product32(net, &p, stream);
+    } else {
+        const gpu_product p = {*w, reinterpret_cast<const __half *>(x), n, to, w->rows, false, false};
+        gpu_launch_product(net, &p, stream);
+    }
+    (void)gpu_note_launch(g, "testing a product");
+}
