@@ -274,13 +274,13 @@ static __device__ __forceinline__ float embed_row_scale(const struct embed_layou
 }
 
 /* x[first .. first + 255] of row `id` of `width` weights, by one warp; `room`: EMBED_BYTES of its own, 4-byte aligned. `width` is a
- * multiple of the type's block; rows stand at even addresses, unless blocks have an odd number of bytes. */
+ * multiple of the type's block. */
 static __device__ __forceinline__ void embed_part(const struct embed_table &table, uint32_t id, uint32_t first, uint32_t width, uint8_t *room, float *x) {
     const uint32_t lane = threadIdx.x & 31, n = width - first < EMBED_WEIGHTS ? width - first : EMBED_WEIGHTS + 0u, bytes = embed_bytes(table.layout, n);
     const uint8_t *row = table.rows + id * table.row_bytes, *from = row + table.layout.row_meta + embed_bytes(table.layout, first);
     const float scale = embed_row_scale(table.layout, row);
     __syncwarp(); /* the room's last part has been read */
-    if (table.layout.block_bytes % 2)
+    if (table.layout.block_bytes % 2 || (uintptr_t)from % 2) /* safetensors begin anywhere */
         for (uint32_t i = lane; i < bytes; i += 32) room[i] = from[i];
     else
         for (uint32_t i = lane; i < bytes / 2; i += 32) ((uint16_t *)room)[i] = ((const uint16_t *)from)[i];
