@@ -27,8 +27,8 @@ static const double many_vectors = 128;  /* what batch rates are measured with *
 static const double submit_s = 38e-6;    /* of a compute thread, a missed expert (streaming, section 2) */
 static const double kv_read_share = 0.8; /* of plain reads, attention over the cache */
 static const double vram_share = 0.9;    /* of plain reads, GPU kernels: 82 of 91 % of the data sheet (GPU study 2.1) */
-/* Tokens of a profile that weigh as much as the generic curve: fewer have not reached the rarer half of 128 experts a few times. */
-static const double half_trust_tokens = 256;
+/* Tokens of a profile that weigh as much as the generic curve: fewer have not reached most of 128 experts a few times. */
+static const double half_trust_tokens = 64;
 static const double default_gpu_layer_s = 42e-6; /* 2 ms for 48 layers (roofline's calibration) */
 static const double default_hand_off_s = 9e-6;   /* GPU study 3.3 */
 
@@ -45,15 +45,25 @@ double plan_generic_hit_rate(double residency) {
     return hits[i - 1] + (hits[i] - hits[i - 1]) * (residency - at[i - 1]) / (at[i] - at[i - 1]);
 }
 
-/* Share of the layer's counted choices that fall on experts in tiers up to `last`. */
-static double coverage(const struct plan *p, const struct profile *profile, uint32_t layer, enum plan_tier last) {
+/* Of the differences between the layer's counts, the share that is more than chance: choices of an even router scatter with a variance
+ * as large as their mean (Poisson), and the best-looking experts of a thin profile would be believed to be better than they are. */
+static double trusted_spread(const double *counts, uint32_t n) {
+    double mean = 0, variance = 0;
+    for (uint32_t e = 0; e < n; e++) mean += counts[e] / n;
+    for (uint32_t e = 0; e < n; e++) variance += (counts[e] - mean) * (counts[e] - mean) / n;
+    return variance > mean ? 1 - mean / variance : 0;
+}
+
+/* Share of the layer's choices to come that fall on experts in tiers up to `last`, `even` being theirs if all were alike. */
+static double coverage(const struct plan *p, const struct profile *profile, uint32_t layer, enum plan_tier last, double even) {
+    const double *counts = profile->counts + (size_t)layer * p->n_experts;
+    const uint8_t *tiers = p->expert_tier + (size_t)layer * p->n_experts;
     double all = 0, here = 0;
     for (uint32_t e = 0; e < p->n_experts; e++) {
-        const size_t id = (size_t)layer * p->n_experts + e;
-        all += profile->counts[id];
-        if (p->expert_tier[id] <= (uint8_t)last) here += profile->counts[id];
+        all += counts[e];
+        if (tiers[e] <= (uint8_t)last) here += counts[e];
     }
-    return all > 0 ? here / all : 0;
+    return all > 0 ? even + trusted_spread(counts, p->n_experts) * (here / all - even) : 0;
 }
 
 /* A cache that adapts does at least as well as what it was filled with. */
@@ -64,7 +74,7 @@ static double hit_rate(const struct plan *p, const struct profile *profile, uint
     if (held == p->n_experts || held == 0) return residency;
     const double generic = plan_generic_hit_rate(residency);
     if (!profile) return generic;
-    const double counted = fmax(profile_hit_rate(profile, held), coverage(p, profile, layer, last));
+    const double counted = fmax(profile_hit_rate(profile, held), coverage(p, profile, layer, last, residency));
     const double trust = profile->tokens / (profile->tokens + half_trust_tokens);
     return fmin(1, generic + trust * (counted - generic));
 }

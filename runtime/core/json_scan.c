@@ -146,7 +146,7 @@ static enum err drop_lone(struct json_scan *s, uint32_t *high, struct reason *wh
 /* Behind a backslash. */
 static enum err take_escape(struct json_scan *s, uint32_t *high, struct reason *why) {
     static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
-    uint8_t letter;
+    uint8_t letter = 0;
     TRY(take(s, &letter, why));
     if (letter != 'u') {
         const char *known = letter ? strchr(letters, letter) : NULL;
