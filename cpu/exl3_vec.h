@@ -10,7 +10,7 @@
  *
  * A lane is an input modulo 16, so that decoding needs no transposition: a weight meets its input in place, and the 16 lanes of
  * an output's sum are added up when all inputs have been. Weights are decoded for each call anew (0.2 to 0.7 cycles each); of
- * few vectors, the sums of a tile's columns stay in registers while the tiles of all inputs pass by. Of many, 256 inputs x 16 outputs
+ * few vectors, the sums of a tile's columns stay in registers while the tiles of 512 inputs pass by. Of many, 256 inputs x 16 outputs
  * are decoded to floats and then multiplied with all vectors of a pass. Both sum in the same order.
  *
  * decode_group() reads 4 bytes in front of a tile and 60 behind it: tiles that lie too close to the ends of the matrix are
@@ -26,7 +26,8 @@ enum {
     REGISTERS = EXL3_BLOCK / LANES, /* of 128 values */
     FRONT = 4,
     BEHIND = 60,
-    AHEAD = 12 /* tiles of a column that are fetched in advance: of 64 cycles and more each */
+    STRETCH = 32, /* tiles of a column that few vectors are multiplied with before the next column */
+    AHEAD = 12    /* tiles of a column that are fetched in advance for many */
 };
 
 /* ---- the transform ------------------------------------------------------------------------------------------------- */
@@ -111,32 +112,43 @@ static ALWAYS_INLINE const uint8_t *tile_at(struct walk *w, size_t offset) {
 }
 
 static ALWAYS_INLINE void fetch_tile(const struct walk *w, size_t offset) {
-    for (size_t i = 0; i < w->tile; i += 64) __builtin_prefetch(w->w + offset + i, 0, 3);
-    __builtin_prefetch(w->w + offset + w->tile - 1, 0, 3); /* files put tiles at any address */
+    for (size_t i = 0; i < w->tile; i += 64) __builtin_prefetch(w->w + offset + i, 0, 2);
 }
 
 /* ---- few vectors --------------------------------------------------------------------------------------------------- */
 
-/* room->sums of AT_ONCE(n) groups of a column of tiles, from group g0 on. n and book are constants wherever this is inlined. */
-static ALWAYS_INLINE void walk_column(struct walk *w, size_t column, int g0, size_t k, enum exl3_codebook book, int n,
-                                      struct exl3_room *room) {
+/* 128 outputs and the inputs of STRETCH tiles: what the first level cannot hold is read in memory's order, a kilobyte at a time,
+ * into the second one while the stretch before it is computed. */
+struct stretch {
+    size_t column, kt, count; /* the first tile, and how many inputs' tiles */
+    size_t next;              /* offset of the next stretch's first tile */
+};
+
+/* The weights of step `at` of the stretch to come: tile after tile, while a stretch is walked column by column. */
+static ALWAYS_INLINE void fetch_step(const struct walk *w, const struct stretch *s, size_t at) {
+    fetch_tile(w, s->next + at / EXL3_TILES * w->stride + at % EXL3_TILES * w->tile);
+}
+
+/* sums[v][..] += a stretch of AT_ONCE(n) groups, from g0 on, of its column of tiles t. n and book are constants wherever this is
+ * inlined. */
+static ALWAYS_INLINE void walk_column(struct walk *w, const struct stretch *s, size_t t, int g0, size_t k, enum exl3_codebook book, int n,
+                                      const float *in, float (*sums)[EXL3_TILE][EXL3_TILE]) {
     const int groups = AT_ONCE(n);
-    const float *in = room->in;
     vf sum[EXL3_GROUPS][2][MOST][PARTS];
     for (int i = 0; i < groups; i++)
-        for (int v = 0; v < n; v++)
-            for (int p = 0; p < PARTS; p++) sum[i][0][v][p] = sum[i][1][v][p] = vf_set1(0);
-    size_t offset = column * w->tile, ahead = offset + AHEAD * w->stride;
-    for (size_t kt = 0; kt < w->tiles; kt++, offset += w->stride, ahead += w->stride) {
+        for (int half = 0; half < 2; half++)
+            for (int v = 0; v < n; v++)
+                for (int p = 0; p < PARTS; p++) sum[i][half][v][p] = vf_load(sums[v][g0 + i + half * EXL3_GROUPS] + p * LANES);
+    size_t offset = s->kt * w->stride + (s->column + t) * w->tile;
+    for (size_t j = 0; j < s->count; j++, offset += w->stride) {
         const uint8_t *tile = tile_at(w, offset);
-        if (kt + AHEAD == w->tiles) ahead = (column + 1) * w->tile;
-        if (g0 == 0) fetch_tile(w, ahead);
+        if (g0 == 0) fetch_step(w, s, t * s->count + j);
         UNROLL for (int i = 0; i < groups; i++) {
             vf weights[2][PARTS];
             decode_group(&w->decoder, tile, g0 + i, book, weights);
             for (int v = 0; v < n; v++)
                 for (int p = 0; p < PARTS; p++) {
-                    const vf x = vf_load(in + v * k + kt * EXL3_TILE + p * LANES);
+                    const vf x = vf_load(in + v * k + (s->kt + j) * EXL3_TILE + p * LANES);
                     sum[i][0][v][p] = vf_fma(weights[0][p], x, sum[i][0][v][p]);
                     sum[i][1][v][p] = vf_fma(weights[1][p], x, sum[i][1][v][p]);
                 }
@@ -145,24 +157,30 @@ static ALWAYS_INLINE void walk_column(struct walk *w, size_t column, int g0, siz
     for (int i = 0; i < groups; i++)
         for (int half = 0; half < 2; half++)
             for (int v = 0; v < n; v++)
-                for (int p = 0; p < PARTS; p++) vf_store(room->sums[v][g0 + i + half * EXL3_GROUPS] + p * LANES, sum[i][half][v][p]);
+                for (int p = 0; p < PARTS; p++) vf_store(sums[v][g0 + i + half * EXL3_GROUPS] + p * LANES, sum[i][half][v][p]);
 }
 
-static void add_up(struct exl3_room *room, size_t tile, size_t n) {
-    for (size_t v = 0; v < n; v++) sum_rows(room->sums[v], room->out[v] + tile * EXL3_TILE);
+static void add_up(const struct exl3_room *room, size_t first, size_t n, float (*out)[EXL3_BLOCK], size_t tile) {
+    for (size_t v = 0; v < n; v++) sum_rows(room->sums[first + v], out[v] + tile * EXL3_TILE);
 }
 
-/* n <= MOST vectors from `first` on. */
+/* n <= MOST vectors from `first` on; room->sums[n * t + v] is vector v's column of tiles t. */
 static ALWAYS_INLINE void few(const struct matmul *m, size_t first, enum exl3_codebook book, int n) {
     struct exl3_room *room = m->scratch;
     struct walk w;
     walk_open(&w, m);
+    _Static_assert((int)EXL3_TILES * (int)MOST <= (int)EXL3_PASS, "room for the sums");
     transform_inputs(m, first, n, room->in);
     for (size_t row = m->row_begin; row < m->row_end; row += EXL3_BLOCK) {
-        for (size_t t = 0; t < EXL3_TILES; t++) {
-            for (int g = 0; g < EXL3_GROUPS; g += AT_ONCE(n)) walk_column(&w, row / EXL3_TILE + t, g, m->k, book, n, room);
-            add_up(room, t, (size_t)n);
+        struct stretch s = {.column = row / EXL3_TILE};
+        memset(room->sums, 0, EXL3_TILES * n * sizeof *room->sums);
+        for (; s.kt < w.tiles; s.kt += s.count) {
+            s.count = w.tiles - s.kt < STRETCH ? w.tiles - s.kt : STRETCH;
+            s.next = s.kt + s.count < w.tiles ? (s.kt + s.count) * w.stride + s.column * w.tile : (s.column + EXL3_TILES) * w.tile;
+            for (size_t t = 0; t < EXL3_TILES; t++)
+                for (int g = 0; g < EXL3_GROUPS; g += AT_ONCE(n)) walk_column(&w, &s, t, g, m->k, book, n, room->in, room->sums + n * t);
         }
+        for (size_t t = 0; t < EXL3_TILES; t++) add_up(room, n * t, (size_t)n, room->out, t);
         transform_outputs(m, first, n, row, room->out);
     }
 }
@@ -232,7 +250,7 @@ static ALWAYS_INLINE void pass(const struct matmul *m, struct walk *w, size_t fi
                 open_panel(w, row / EXL3_TILE + t, kt, count, book, room);
                 multiply_panel(room, room->in + kt * EXL3_TILE, m->k, count, n);
             }
-            add_up(room, t, n);
+            add_up(room, 0, n, room->out, t);
         }
         transform_outputs(m, first, n, row, room->out);
     }
