@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cpu/matmul.h"
+#include "cpu/transpose_avx512.h"
 
 enum { HALF = 16 /* rows in a register */, TILE = 6, SUMS = 2, COLUMNS = 64 /* of a panel */ };
 
@@ -79,30 +80,15 @@ static ALWAYS_INLINE void matvec(__m512 (*load)(const uint8_t *, __mmask16), siz
 
 typedef float panel_columns[PANEL_ROWS];
 
-/* 64 bytes of each of 16 rows, transposed: out[j] holds dword j of row r in lane r. */
-static ALWAYS_INLINE void transpose(const uint8_t *at, size_t stride, __m512i out[16]) {
-    for (int chunk = 0; chunk < 4; chunk++) {
-        __m512i z[4]; /* z[i]: rows i, 4+i, 8+i, 12+i */
-        for (int i = 0; i < 4; i++) {
-            const uint8_t *row = at + 16 * chunk + i * stride;
-            z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row));
-            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 4 * stride)), 1);
-            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 8 * stride)), 2);
-            z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(row + 12 * stride)), 3);
-        }
-        const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-        const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-        out[4 * chunk] = _mm512_unpacklo_epi64(a, c);
-        out[4 * chunk + 1] = _mm512_unpackhi_epi64(a, c);
-        out[4 * chunk + 2] = _mm512_unpacklo_epi64(b, d);
-        out[4 * chunk + 3] = _mm512_unpackhi_epi64(b, d);
-    }
+/* 64 bytes of each of 16 rows: out[j] holds dword j of row r in lane r. */
+static ALWAYS_INLINE void transpose_64(const uint8_t *at, size_t stride, __m512i out[16]) {
+    for (int chunk = 0; chunk < 4; chunk++) transpose(at + 16 * chunk, stride, out + 4 * chunk);
 }
 
 static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row) {
     for (int c = 0; c < COLUMNS; c += 16) {
         __m512i z[16];
-        transpose(at + 4 * c, stride, z);
+        transpose_64(at + 4 * c, stride, z);
         for (int j = 0; j < 16; j++) _mm512_store_si512(p[c + j] + row, z[j]);
     }
 }
@@ -110,7 +96,7 @@ static void open_f32(const uint8_t *at, size_t stride, panel_columns *p, int row
 static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
     for (int c = 0; c < COLUMNS; c += 32) {
         __m512i z[16]; /* two columns a lane */
-        transpose(at + 2 * c, stride, z);
+        transpose_64(at + 2 * c, stride, z);
         for (int j = 0; j < 16; j++) {
             _mm512_store_ps(p[c + 2 * j] + row, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(z[j])));
             _mm512_store_ps(p[c + 2 * j + 1] + row, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(z[j], 16))));
@@ -121,7 +107,7 @@ static void open_f16(const uint8_t *at, size_t stride, panel_columns *p, int row
 static void open_bf16(const uint8_t *at, size_t stride, panel_columns *p, int row) {
     for (int c = 0; c < COLUMNS; c += 32) {
         __m512i z[16];
-        transpose(at + 2 * c, stride, z);
+        transpose_64(at + 2 * c, stride, z);
         for (int j = 0; j < 16; j++) {
             _mm512_store_si512(p[c + 2 * j] + row, _mm512_slli_epi32(z[j], 16));
             _mm512_store_si512(p[c + 2 * j + 1] + row, _mm512_and_si512(z[j], _mm512_set1_epi32((int)0xffff0000)));

@@ -36,22 +36,6 @@ struct half {
 static ALWAYS_INLINE __m128i load16(const uint8_t *at) { return _mm_loadu_si128((const __m128i *)at); }
 static ALWAYS_INLINE __m128i load8(const uint8_t *at) { return _mm_loadl_epi64((const __m128i *)at); }
 
-static ALWAYS_INLINE uint64_t word64(const uint8_t *at) {
-    uint64_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-static ALWAYS_INLINE uint32_t word32(const uint8_t *at) {
-    uint32_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-static ALWAYS_INLINE uint32_t word16(const uint8_t *at) {
-    uint16_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-
 static ALWAYS_INLINE __m256i all(int byte) { return _mm256_set1_epi8((char)byte); }
 static ALWAYS_INLINE __m128i all16(int byte) { return _mm_set1_epi8((char)byte); }
 static ALWAYS_INLINE __m256i or_bits(__m256i x, __m256i bits, int mask) {

@@ -33,22 +33,6 @@ static ALWAYS_INLINE __m256i load32(const uint8_t *at) { return _mm256_loadu_si2
 static ALWAYS_INLINE __m128i load16(const uint8_t *at) { return _mm_loadu_si128((const __m128i *)at); }
 static ALWAYS_INLINE __m128i load8(const uint8_t *at) { return _mm_loadl_epi64((const __m128i *)at); }
 
-static ALWAYS_INLINE uint64_t word64(const uint8_t *at) {
-    uint64_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-static ALWAYS_INLINE uint32_t word32(const uint8_t *at) {
-    uint32_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-static ALWAYS_INLINE uint32_t word16(const uint8_t *at) {
-    uint16_t x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-
 static ALWAYS_INLINE __m512i all(int byte) { return _mm512_set1_epi8((char)byte); }
 static ALWAYS_INLINE __m512i all32(uint32_t x) { return _mm512_set1_epi32((int)x); }
 static ALWAYS_INLINE __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, all(15)); }

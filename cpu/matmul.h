@@ -59,6 +59,23 @@ struct blocked {
     panel_sums acc[PASS];
 };
 
+/* Little-endian words at any address. */
+static ALWAYS_INLINE uint64_t word64(const uint8_t *at) {
+    uint64_t x;
+    memcpy(&x, at, sizeof x);
+    return x;
+}
+static ALWAYS_INLINE uint32_t word32(const uint8_t *at) {
+    uint32_t x;
+    memcpy(&x, at, sizeof x);
+    return x;
+}
+static ALWAYS_INLINE uint32_t word16(const uint8_t *at) {
+    uint16_t x;
+    memcpy(&x, at, sizeof x);
+    return x;
+}
+
 static inline size_t pieces_of(size_t k) { return (k + PIECE - 1) / PIECE; }
 
 /* The scale in front of a row of a type that has one: binary32 in 4 bytes, binary16 in 2. */

@@ -95,71 +95,16 @@ static inline float one_f16(const uint8_t *at) {
     return _cvtsh_ss(h);
 }
 
-/* ---- matrix times few vectors ----------------------------------------------------------------------------------- */
+/* ---- the walk ----------------------------------------------------------------------------------------------------- */
 
-struct format {
-    void (*dot)(const uint8_t *piece, const struct prepared *const p[], int n, __m256 sum[]);
-    const struct layout *layout;
-    size_t block_weights, block_bytes, row_meta; /* row_meta: bytes in front of a row, which hold its scale */
-};
-
-static inline float sum_f32(__m256 x) {
+typedef __m256 vector;
+static inline vector vector_zero(void) { return _mm256_setzero_ps(); }
+static inline float vector_sum(__m256 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* STREAMS rows, `apart` rows from each other, times n vectors; f and n are constants wherever this is inlined. */
-static ALWAYS_INLINE void rows_n(const struct format f, const struct matmul *m, size_t r, size_t apart, int n) {
-    const struct prepared *room = m->scratch, *p[FEW];
-    const size_t pieces = pieces_of(m->k), whole = m->k / PIECE, piece_bytes = PIECE / f.block_weights * f.block_bytes;
-    const size_t rest = m->k % PIECE / f.block_weights * f.block_bytes;
-    const uint8_t *row[STREAMS];
-    __m256 sum[STREAMS][FEW];
-    for (int v = 0; v < n; v++) p[v] = room + v * pieces;
-    for (int s = 0; s < STREAMS; s++) {
-        row[s] = m->w + (r + s * apart) * m->row_bytes + f.row_meta;
-        for (int v = 0; v < n; v++) sum[s][v] = _mm256_setzero_ps();
-    }
-    for (size_t i = 0; i < whole; i++) {
-        for (int s = 0; s < STREAMS; s++) {
-            prefetch_ahead(row[s], piece_bytes);
-            f.dot(row[s], p, n, sum[s]);
-            row[s] += piece_bytes;
-        }
-        for (int v = 0; v < n; v++) p[v]++;
-    }
-    for (int s = 0; s < STREAMS; s++) {
-        if (rest) { /* eight blocks, of which the missing ones are zero */
-            uint8_t padded[PIECE / 32 * sizeof(struct block_q8_0)] = {0};
-            memcpy(padded, row[s], rest);
-            f.dot(padded, p, n, sum[s]);
-        }
-        const float scale = row_scale(m->w + (r + s * apart) * m->row_bytes, f.row_meta);
-        for (int v = 0; v < n; v++) m->y[v * m->ldy + r + s * apart] = scale * sum_f32(sum[s][v]);
-    }
-}
-
-/* n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
-    struct prepared *room = m->scratch;
-    const size_t pieces = pieces_of(m->k), half = (m->row_end - m->row_begin) / STREAMS;
-    for (int v = 0; v < n; v++)
-        for (size_t i = 0; i < pieces; i++) prepare_piece(f.layout, m->x, vector_of(m, v), i * PIECE, room + v * pieces + i);
-    for (size_t s = 0; s < STREAMS; s++) prefetch_first(m->w + (m->row_begin + s * half) * m->row_bytes);
-    for (size_t r = 0; r < half; r++) rows_n(f, m, m->row_begin + r, half, n);
-    for (size_t r = m->row_begin + half * STREAMS; r < m->row_end; r++)
-        rows_n(f, m, r, 0, n); /* the row that is left over, in every stream: not worth code of its own */
-}
-
-static ALWAYS_INLINE void matvec(const struct format f, const struct matmul *m) {
-    switch (m->n) {
-    case 1: matvec_n(f, m, 1); break;
-    case 2: matvec_n(f, m, 2); break;
-    case 3: matvec_n(f, m, 3); break;
-    case 4: matvec_n(f, m, 4); break;
-    default: break;
-    }
-}
+#include "cpu/matvec_vec.h"
 
 #endif
