@@ -24,6 +24,18 @@ uint64_t kv_bytes_per_token(const struct model_shape *s, enum kv_type type);
 enum err kv_open(const struct model_shape *s, enum kv_type type, uint64_t capacity, struct kv *out, struct reason *why) MUST_USE;
 void kv_close(struct kv *kv);
 
+/* ---- a page at a time: what a file of sessions holds ----------------------------------------------------------------
+ * A page is the keys and values of KV_PAGE_TOKENS positions over all layers, from position page * KV_PAGE_TOKENS on: bytes that only
+ * a cache of the same model shape and types understands. Which of its positions are filled is the caller's business: rows that
+ * nothing was stored in are arbitrary, but never an uninitialised byte of `out`. */
+enum { KV_PAGE_TOKENS = 256 };
+
+uint64_t kv_page_bytes(const struct kv *kv); /* 0: in VRAM, from where pages cannot be read yet */
+/* ERR_ARGUMENT: beyond the capacity. ERR_UNSUPPORTED: in VRAM. */
+enum err kv_read_page(const struct kv *kv, uint32_t page, void *out) MUST_USE;
+/* Makes room for the page first where the cache grows with use: ERR_NO_MEMORY. Pages are written in rising order, from 0 on. */
+enum err kv_write_page(struct kv *kv, uint32_t page, const void *in) MUST_USE;
+
 /* Rows of a head from `position` on: head_dim elements of kv->type each. */
 void *kv_keys(const struct kv *kv, uint32_t layer, uint32_t head, uint64_t position);
 void *kv_values(const struct kv *kv, uint32_t layer, uint32_t head, uint64_t position);
