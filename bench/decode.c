@@ -2,11 +2,14 @@
  *
  *     decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [--prompts N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS]
  *            [--io uring|pread] [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]
+ *            [--drive MIB [--compute TOK_S]]
  *
  * A prompt of -p pseudo-random tokens (--prompts: several of them, each in place of the one before), -w decoded ones to warm up, then
  * R stretches of -n: pseudo-random ones too, as llama-bench feeds them, or with --greedy the model's own continuation. A line each:
  * tokens a second, hit rate, MB read a token (needed, ahead, in the background), milliseconds a token the workers waited for the drive,
  * share of the time the drive was busy and its rate meanwhile, how much of the look-ahead's guesses and reads was right, peak RSS.
+ * --drive reads random experts into a pool of MIB right before and after each stretch and prints how near the stretch came to what is
+ * possible: its bytes at that rate, or --compute (the speed with all in RAM) where that is slower; at the end the median.
  * --routes replaces the routers' choices by a file's (bench/replay makes some), --record writes the model's own. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,15 +17,20 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "bench/support/drive.h"
 #include "engine/engine.h"
 #include "placement/routes.h"
 
-enum { USAGE = 2 };
+enum { USAGE = 2, REPEATS_MAX = 1000, DRIVE_GROUPS = 100, DRIVE_DEPTH = 16 };
 
 struct decode {
     struct engine_options engine;
     const char *routes_file, *record_file;
-    long prompt, prompts, warm, n, repeats, seed;
+    long prompt, prompts, warm, n, repeats, seed, drive_mib;
+    double compute; /* tokens a second with all in RAM; 0: not known */
+    struct drive drive;
+    struct fetch *fetch;
+    double reached[REPEATS_MAX]; /* of what is possible, a stretch each */
     bool csv, greedy;
     uint64_t random;
     struct routes routes;
@@ -35,7 +43,8 @@ struct decode {
 
 static int usage(void) {
     fputs("decode -m MODEL [--ram-budget MIB] [--slots N] [-p N] [--prompts N] [-w N] [-n N] [-r R] [-t N] [-b TOKENS]\n"
-          "       [--io uring|pread] [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]\n",
+          "       [--io uring|pread] [--no-look-ahead] [--fill] [--greedy] [--seed N] [--routes FILE | --record FILE] [--csv]\n"
+          "       [--drive MIB [--compute TOK_S]]\n",
           stderr);
     return USAGE;
 }
@@ -144,6 +153,44 @@ static enum err measure(struct decode *d, const char *what, long n, bool prompt,
     return ERR_NONE;
 }
 
+/* One stretch between two looks at the drive: it drifts within seconds. */
+static enum err measure_beside_drive(struct decode *d, long repeat, struct reason *why) {
+    struct drive_pass before, after;
+    struct engine_io from, to;
+    TRY(drive_read(&d->drive, d->fetch, DRIVE_GROUPS, DRIVE_DEPTH, false, &before, why));
+    engine_get_io(d->e, &from);
+    const uint64_t begin = clock_ns();
+    TRY(measure(d, "decode", d->n, false, why));
+    const double s = 1e-9 * (double)(clock_ns() - begin);
+    engine_get_io(d->e, &to);
+    TRY(drive_read(&d->drive, d->fetch, DRIVE_GROUPS, DRIVE_DEPTH, false, &after, why));
+    const double rate = 2 / (1 / before.bytes_per_s + 1 / after.bytes_per_s);
+    const double bytes = (double)(to.demand_bytes + to.ahead_bytes - from.demand_bytes - from.ahead_bytes), reading = bytes / rate;
+    const double computing = d->compute > 0 ? (double)d->n / d->compute : 0, least = reading > computing ? reading : computing;
+    d->reached[repeat] = least / s;
+    printf("%s%5.2f GB/s alone: %6.2f tok/s possible, %3.0f %% reached\n", d->csv ? "# " : "         ", 1e-9 * rate, (double)d->n / least,
+           100 * least / s);
+    return ERR_NONE;
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static enum err measure_all(struct decode *d, struct reason *why) {
+    if (!d->drive_mib) {
+        for (long r = 0; r < d->repeats; r++) TRY(measure(d, "decode", d->n, false, why));
+        return ERR_NONE;
+    }
+    TRY(drive_open(engine_model(d->e), (uint64_t)d->drive_mib << 20, &d->drive, why));
+    TRY(fetch_open(engine_model(d->e), &(struct fetch_options){.kind = d->engine.stream, .groups = DRIVE_DEPTH}, &d->fetch, why));
+    for (long r = 0; r < d->repeats; r++) TRY(measure_beside_drive(d, r, why));
+    qsort(d->reached, (size_t)d->repeats, sizeof *d->reached, by_value);
+    printf("%smedian: %.0f %% of what is possible\n", d->csv ? "# " : "", 100 * d->reached[d->repeats / 2]);
+    return ERR_NONE;
+}
+
 static enum err write_record(const struct decode *d, struct reason *why) {
     struct text out = {0};
     routes_write(&d->routes, &out);
@@ -166,7 +213,7 @@ static enum err run(struct decode *d, uint64_t start, struct reason *why) {
         if (p == 0) fprintf(stderr, "first logits %.2f s after the start\n", 1e-9 * (double)(clock_ns() - start));
     }
     if (d->warm) TRY(measure(d, "warm", d->warm, false, why));
-    for (long r = 0; r < d->repeats; r++) TRY(measure(d, "decode", d->n, false, why));
+    TRY(measure_all(d, why));
     return d->record_file ? write_record(d, why) : ERR_NONE;
 }
 
@@ -174,7 +221,8 @@ static bool parse(struct decode *d, int argc, char **argv) {
     const struct {
         const char *name;
         long *to;
-    } numbers[] = {{"-p", &d->prompt}, {"--prompts", &d->prompts}, {"-w", &d->warm}, {"-n", &d->n}, {"-r", &d->repeats}, {"--seed", &d->seed}};
+    } numbers[] = {{"-p", &d->prompt}, {"--prompts", &d->prompts}, {"-w", &d->warm}, {"-n", &d->n}, {"-r", &d->repeats}, {"--seed", &d->seed},
+                   {"--drive", &d->drive_mib}};
     for (int i = 1; i < argc; i++) {
         const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(flag, "--no-look-ahead") == 0) d->engine.no_look_ahead = true;
@@ -192,13 +240,15 @@ static bool parse(struct decode *d, int argc, char **argv) {
             else if (strcmp(flag, "-t") == 0) d->engine.threads = (unsigned)atoi(value);
             else if (strcmp(flag, "-b") == 0) d->engine.ubatch = (uint32_t)atoi(value);
             else if (strcmp(flag, "--io") == 0) d->engine.stream = strcmp(value, "pread") == 0 ? STREAM_PREAD : STREAM_URING;
+            else if (strcmp(flag, "--compute") == 0) d->compute = atof(value);
             else if (strcmp(flag, "--routes") == 0) d->routes_file = value;
             else if (strcmp(flag, "--record") == 0) d->record_file = value;
             else if (!known) return false;
             i++;
         }
     }
-    return d->engine.model_path && d->prompt > 0 && d->prompts > 0 && d->n >= 0 && d->warm >= 0 && d->repeats >= 0 && !(d->routes_file && d->record_file);
+    return d->engine.model_path && d->prompt > 0 && d->prompts > 0 && d->n >= 0 && d->warm >= 0 && d->repeats >= 0 && d->repeats <= REPEATS_MAX && d->drive_mib >= 0 &&
+           !(d->routes_file && d->record_file);
 }
 
 int main(int argc, char **argv) {
@@ -208,6 +258,8 @@ int main(int argc, char **argv) {
     if (!parse(&d, argc, argv)) return usage();
     const enum err e = run(&d, start, &why);
     if (e) fprintf(stderr, "decode: %s\n", why.text);
+    fetch_close(&d.fetch);
+    drive_close(&d.drive);
     session_close(&d.s);
     engine_close(&d.e);
     routes_close(&d.routes);
