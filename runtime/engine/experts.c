@@ -214,6 +214,7 @@ void experts_begin(struct experts *x, uint32_t layer, const struct expert_need *
     experts_reap(x, 0);
     x->layer = layer;
     x->passing = n_tokens > PASSING_TOKENS;
+    if (x->passing) experts_touch_all(x);
     x->n_needs = n_needs;
     cache_use(x->cache, layer, chosen, n_tokens);
     for (uint32_t i = 0; i < n_needs; i++) {

@@ -86,22 +86,45 @@ static enum err open_parts(struct experts *x, const struct experts_options *o, s
     return cache_open(&cache, &x->cache, why);
 }
 
-/* Fresh memory is cleared by whoever writes to it first, which for a slot is the thread that sends its read: a first token would
- * wait for as much clearing as reading. Clear the slots it will take (free ones are dealt out from the lowest) while the dense
- * part is being read. Slots count against the budget whether touched or not. */
-static void *touch_first_slots(void *ctx) {
-    struct experts *x = ctx;
+/* Bytes [from, to) of each class's pool. False: enough. */
+static bool touch(struct experts *x, uint64_t from, uint64_t to) {
     enum { STEP = 8 << 20 };
-    const uint64_t token_slots = (uint64_t)x->m->shape.n_layers * x->m->shape.n_experts_used / x->n_classes;
-    for (uint64_t at = 0, more = 1; more; at += STEP) {
-        more = 0;
+    bool more = true;
+    for (uint64_t at = from; more && at < to; at += STEP) {
+        more = false;
         for (uint32_t c = 0; c < x->n_classes && !atomic_load(&x->touched_enough); c++) {
-            const uint64_t wanted = token_slots * x->slot_bytes[c], end = wanted < x->pool_bytes[c] ? wanted : x->pool_bytes[c];
-            if (at >= end) continue;
-            more |= madvise((uint8_t *)x->pool[c] + at, end - at < STEP ? end - at : STEP, MADV_POPULATE_WRITE) == 0;
+            const uint64_t end = to < x->pool_bytes[c] ? to : x->pool_bytes[c];
+            if (at < end) more |= madvise((uint8_t *)x->pool[c] + at, end - at < STEP ? end - at : STEP, MADV_POPULATE_WRITE) == 0;
         }
     }
+    return !atomic_load(&x->touched_enough);
+}
+
+/* Fresh memory is cleared by whoever writes to it first, which for a slot is the thread that sends its read: workers and drive
+ * would wait for as much clearing as reading, and longer where a virtual machine's host has to find the memory. Clear the slots that a
+ * first token will take (free ones are dealt out from the lowest) while the dense part is being read, and the others when
+ * somebody is about to need them: beside the first token they would be in its way. Slots count against the budget whether touched or not. */
+static void *touch_slots(void *ctx) {
+    struct experts *x = ctx;
+    const uint64_t first = (uint64_t)x->m->shape.n_layers * x->m->shape.n_experts_used / x->n_classes;
+    uint64_t first_bytes = 0;
+    for (uint32_t c = 0; c < x->n_classes; c++)
+        if (first * x->slot_bytes[c] > first_bytes) first_bytes = first * x->slot_bytes[c];
+    if (!touch(x, 0, first_bytes)) return NULL;
+    pthread_mutex_lock(&x->mutex);
+    while (!x->touch_all && !x->closing) pthread_cond_wait(&x->changed, &x->mutex);
+    const bool go_on = !x->closing;
+    pthread_mutex_unlock(&x->mutex);
+    if (go_on) (void)touch(x, first_bytes, UINT64_MAX);
     return NULL;
+}
+
+void experts_touch_all(struct experts *x) {
+    if (x->touch_all) return; /* set by the store's owner only */
+    pthread_mutex_lock(&x->mutex);
+    x->touch_all = true;
+    pthread_cond_broadcast(&x->changed);
+    pthread_mutex_unlock(&x->mutex);
 }
 
 static void stop_touching(struct experts *x) {
@@ -133,7 +156,7 @@ enum err experts_open(const struct experts_options *o, struct experts **out, str
         x->look_ahead = o->look_ahead && x->io.slots < x->io.experts;
         x->ahead_limit = AHEAD_BUSY; /* a cold start */
         x->ahead_ranks = (x->m->shape.n_experts_used + 1) / 2;
-        x->has_toucher = start_thread(&x->toucher, touch_first_slots, x) == 0; /* without it things are slower, not wrong */
+        x->has_toucher = start_thread(&x->toucher, touch_slots, x) == 0; /* without it things are slower, not wrong */
     } else {
         experts_close(&x);
     }
@@ -150,13 +173,11 @@ void experts_close(struct experts **experts) {
     struct experts *x = *experts;
     if (!x) return;
     *experts = NULL;
-    if (x->has_filler) {
-        pthread_mutex_lock(&x->mutex);
-        x->closing = true;
-        pthread_cond_broadcast(&x->changed);
-        pthread_mutex_unlock(&x->mutex);
-        pthread_join(x->filler, NULL);
-    }
+    pthread_mutex_lock(&x->mutex);
+    x->closing = true;
+    pthread_cond_broadcast(&x->changed);
+    pthread_mutex_unlock(&x->mutex);
+    if (x->has_filler) pthread_join(x->filler, NULL);
     stop_touching(x);
     drain(x);
     for (uint32_t c = 0; c < x->n_classes && x->pool; c++) pages_free(x->pool[c], x->pool_bytes[c]);
@@ -203,6 +224,7 @@ static bool fill_some(struct experts *x) {
 
 enum err experts_fill(struct experts *x, bool (*on_load)(void *ctx, uint64_t done_bytes), void *ctx, struct reason *why) {
     uint64_t reported = 0;
+    experts_touch_all(x);
     for (bool more = true; more;) {
         more = fill_some(x);
         if (x->fill_failures) {
@@ -298,6 +320,7 @@ static void give_back(struct experts *x, uint32_t tokens_done) {
     experts_forget_expected(x);
     cache_advance(x->cache, tokens_done); /* 0: the batch was given up */
     if (tokens_done) {
+        experts_touch_all(x);
         x->io.tokens += tokens_done;
         x->io.batches++;
         judge_look_ahead(x, tokens_done);

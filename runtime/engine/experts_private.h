@@ -95,6 +95,7 @@ struct experts {
     pthread_t filler, toucher;
     bool has_filler, has_toucher;
     atomic_bool touched_enough; /* the toucher is to end */
+    bool touch_all;             /* the toucher is to go on beyond a token's slots; under the mutex */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool in_run, wanted, filling, closing; /* who owns the store: a run, or the background thread while `filling` */
@@ -102,6 +103,8 @@ struct experts {
 
 /* One more expert for a free slot, if there is anything left to bring; sent with the next fetch_send() or poll. */
 bool experts_start_one_fill(struct experts *x);
+/* Slots beyond a first token's are about to be needed: clear their memory, on a thread of its own. */
+void experts_touch_all(struct experts *x);
 /* No layer is expected to come: a run ended. */
 void experts_forget_expected(struct experts *x);
 /* Take note of reads that ended, waiting for one at most `timeout_ns`. */
