@@ -150,7 +150,7 @@ struct gpu_result {
     volatile uint32_t failed;               /* a wait timed out, or an answer said so */
     volatile uint32_t n_misses;             /* experts computed by the host, over all layers */
     volatile int32_t best[GPU_STEP_TOKENS]; /* the likeliest token; the lowest id among equals */
-    volatile uint32_t overdue_layer;        /* of the wait that timed out */
+    volatile uint32_t overdue_layer;        /* of the last wait that ended without an answer */
 };
 
 struct gpu_shared {

@@ -52,7 +52,7 @@ static __device__ __forceinline__ bool block_await(const post_box &b, uint32_t l
             spin_wait(const_cast<const uint32_t *>(&b.answer->number), ldcg_u(b.number), b.abort, b.patience_ns);
         good[0] = r == SPIN_SEEN && ld_acquire_sys(const_cast<const uint32_t *>(&b.answer->failed)) == 0;
         if (!good[0]) *b.failed = 1;
-        if (r == SPIN_LATE) b.result->overdue_layer = layer;
+        if (r != SPIN_SEEN) b.result->overdue_layer = layer;
         __threadfence_system();
     }
     __syncthreads();

@@ -24,12 +24,11 @@ static void pause_between(uint64_t waited_ns) {
 
 /* Ask until the answer is no longer "not ready"; cudaErrorNotReady after limit_ns. */
 template <class Ask> static cudaError_t ask_until(uint64_t limit_ns, Ask ask) {
-    const uint64_t start = clock_ns();
+    struct patience patience = patience_of(limit_ns);
     for (;;) {
-        const uint64_t waited = clock_ns() - start; // before asking: who was stopped meanwhile asks once more
         const cudaError_t code = ask();
-        if (code != cudaErrorNotReady || waited >= limit_ns) return code;
-        pause_between(waited);
+        if (code != cudaErrorNotReady || patience_ends(&patience)) return code;
+        pause_between(limit_ns - patience.left_ns);
     }
 }
 

@@ -23,7 +23,7 @@ if(CUDA_HOST)
   target_link_libraries(coldstream_host cs_cli)
   target_compile_definitions(coldstream_host PRIVATE COLDSTREAM_COMMIT="emulated")
 
-  foreach(name test_hybrid test_hybrid_dirs test_hybrid_moves)
+  foreach(name test_hybrid test_hybrid_dirs test_hybrid_faults test_hybrid_moves)
     add_executable(${name} ${name}.c)
     link_gpu_host(${name})
     target_link_libraries(${name} cs_test_support)

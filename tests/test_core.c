@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/core.h"
 #include "core/tensor.h"
@@ -48,6 +49,24 @@ static void sizes_do_not_wrap(void **state) {
     void *p;
     assert_int_equal(pages_alloc(UINT64_MAX - 5, &p, &why), ERR_NO_MEMORY);
     assert_null(p);
+}
+
+static void sleep_ms(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
+
+/* A long absence counts little; patience ends all the same, and never before its time. */
+static void patience_outlives_absence(void **state) {
+    (void)state;
+    const uint64_t limit_ns = 350000000, begin = clock_ns();
+    struct patience p = patience_of(limit_ns);
+    sleep_ms(600);
+    assert_false(patience_ends(&p));
+    sleep_ms(150);
+    assert_false(patience_ends(&p));
+    while (!patience_ends(&p)) sleep_ms(1);
+    assert_true(clock_ns() - begin >= limit_ns);
+    assert_true(patience_ends(&p));
+    p = patience_of(0);
+    assert_true(patience_ends(&p));
 }
 
 static void arena_is_aligned_and_ends(void **state) {
@@ -116,6 +135,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reasons_are_one_clean_line), cmocka_unit_test(text_grows_and_survives_zero), cmocka_unit_test(spans),
         cmocka_unit_test(sizes_do_not_wrap), cmocka_unit_test(arena_is_aligned_and_ends), cmocka_unit_test(row_sizes),
-        cmocka_unit_test(type_ids_are_unique_and_found), cmocka_unit_test(f16_is_exact_both_ways)};
+        cmocka_unit_test(type_ids_are_unique_and_found), cmocka_unit_test(f16_is_exact_both_ways),
+        cmocka_unit_test(patience_outlives_absence)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "cpu/cpu.h"
 #include "gpu/gpu.h"
@@ -606,6 +607,44 @@ static void test_time_out(void **state) {
     OK(gpu->ops->check(gpu, &why));
 }
 
+#ifdef GPU_EMULATED
+static const struct gpu_shared *away_from;
+static int away;
+
+/* The process is stopped for longer than anybody's patience; the answer is written after that. */
+static bool stop_then_answer(void *ctx) {
+    (void)ctx;
+    if (away++ == 0) nanosleep(&(struct timespec){0, 600 * MS}, NULL);
+    else away_from->answer->number = 1;
+    return true;
+}
+
+/* Neither the kernel that waits nor the host gives up for a time in which nobody ran. */
+static void test_stopped_process(void **state) {
+    (void)state;
+    const struct ch_config was = ch_get_config();
+    struct ch_config lazy = was;
+    lazy.schedule = CH_LAZY;
+    ch_set_config(lazy);
+    struct gpu_network *n = open_network();
+    away_from = gpu->ops->shared(n);
+    away = 0;
+    gpu->ops->set_patience(n, 350 * MS);
+    OK(gpu->ops->step_prepare(n, 1, &why));
+    OK(gpu->ops->sync(gpu, GPU_COMPUTE, LONG, &why));
+    *away_from->commands[1] = (struct gpu_command){.number = 1, .n_tokens = 1, .tokens = {{.id = STUB_HOLD}}};
+    ch_set_pump(stop_then_answer, NULL);
+    OK(gpu->ops->step_launch(n, 1, &why));
+    OK(gpu->ops->sync(gpu, GPU_COMPUTE, 350 * MS, &why)); /* it has more to run than that kernel */
+    ch_set_pump(NULL, NULL);
+    assert_int_equal(away, 2);
+    assert_int_equal(away_from->result->number, 1);
+    assert_int_equal(away_from->result->failed, 0);
+    gpu->ops->network_close(&n);
+    ch_set_config(was);
+}
+#endif
+
 /* After an error everything that can fail says the first one, nothing waits, and closing works. */
 static void expect_dead(struct gpu_network *n, struct gpu_event *e, uint8_t *host, gpu_ptr p) {
     struct reason first, again;
@@ -723,6 +762,7 @@ int main(int argc, char **argv) {
         CASE(test_sticky_error),
 #ifdef GPU_EMULATED
         cmocka_unit_test(test_unfit),
+        CASE(test_stopped_process),
         CASE(test_kernel_error),
         CASE(test_graph_refused),
 #endif

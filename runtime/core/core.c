@@ -101,6 +101,15 @@ uint64_t clock_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+struct patience patience_of(uint64_t ns) { return (struct patience){ns, clock_ns()}; }
+
+bool patience_ends(struct patience *p) {
+    const uint64_t most = 100000000u, now = clock_ns(), passed = now - p->looked_ns, counts = passed < most ? passed : most;
+    p->looked_ns = now;
+    p->left_ns -= counts < p->left_ns ? counts : p->left_ns;
+    return p->left_ns == 0;
+}
+
 void log_line(const struct log_sink *sink, enum log_level level, const char *format, ...) {
     if (!sink || !sink->write || level > sink->level) return;
     char line[1024];

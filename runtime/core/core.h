@@ -83,6 +83,14 @@ void text_free(struct text *t);
 
 uint64_t clock_ns(void); /* monotonic */
 
+/* Patience with something that is looked at again and again. Between two looks a tenth of a second counts at most: who was stopped, or
+ * had no CPU, for longer has seen nothing in that time, and what it waits for may have been stopped with it. */
+struct patience {
+    uint64_t left_ns, looked_ns;
+};
+struct patience patience_of(uint64_t ns);
+bool patience_ends(struct patience *p); /* at each look that saw nothing */
+
 /* ---- log ------------------------------------------------------------------------------------------------------
  * Libraries report through the caller's sink; a NULL sink drops everything. One line per call, no newline at the end. */
 

@@ -12,6 +12,7 @@
 
 enum {
     SPINS = 2048,         /* looks at the flags between two looks at the clock */
+    CHECK_NAPS = 64,      /* looks at the clock between two questions to the driver */
     TWO_LANES_TOKENS = 64 /* a prompt's batch from that length on is cut in two */
 };
 #define NAP_NS 20000 /* while no mail can come */
@@ -37,20 +38,30 @@ struct serving {
     uint32_t step;     /* the result with this number ends it */
     uint32_t answered; /* number of the last mail */
     enum serving_act act;
-    uint64_t since_ns; /* of the last sign of life */
     uint64_t seen_ns;  /* the mail at hand, and its layer */
     uint32_t layer;
+    const uint32_t *ended; /* atomic; of an emulated device: not 0: its step runs no more */
     bool hung;         /* the device did not answer in time */
+    bool lost;         /* it failed, and no result will come */
 };
 
 static bool reached(uint32_t flag, uint32_t wanted) { return (int32_t)(flag - wanted) >= 0; }
 static uint32_t look(const volatile uint32_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 
+/* Will no word come any more? Its first error is the device's to tell. An emulated one answers no questions while it computes. */
+static bool has_failed(const struct serving *s) {
+    struct vram *v = s->g->vram;
+    struct reason ignored;
+    if (v->emulated) return look(s->ended) && !reached(look(&v->shared->result->number), s->step);
+    return v->ops->check(v->gpu, &ignored) != ERR_NONE;
+}
+
 /* Worker 0: the device's next word. */
 static void await_word(struct serving *s) {
     const struct vram *v = s->g->vram;
-    s->since_ns = clock_ns();
-    for (unsigned spins = 1;; spins++) {
+    struct patience patience = patience_of(v->patience_ns);
+    s->act = SERVE_END;
+    for (unsigned spins = 1, naps = 1;; spins++) {
         if (reached(look(&v->shared->mail->number), s->answered + 1)) {
             s->seen_ns = clock_ns();
             s->layer = v->shared->mail->layer;
@@ -62,11 +73,10 @@ static void await_word(struct serving *s) {
         __builtin_ia32_pause();
         if (spins % SPINS) continue;
         if (v->all_resident && !v->kv_on_host) nanosleep(&(struct timespec){0, NAP_NS}, NULL);
-        if (clock_ns() - s->since_ns < v->patience_ns) continue;
-        s->hung = true;
-        break;
+        s->lost = naps++ % CHECK_NAPS == 0 && has_failed(s);
+        s->hung = !s->lost && patience_ends(&patience);
+        if (s->lost || s->hung) break;
     }
-    s->act = SERVE_END;
 }
 
 /* The mail's tokens, experts and vectors become the graph's own; all workers. */
@@ -91,7 +101,7 @@ static void serve_experts(struct step *s) {
     const struct gpu_mail *mail = s->g->vram->shared->mail;
     const uint32_t layer = mail->layer;
     take_experts(s, mail);
-    if (!s->g->failed) (void)experts_given(s, layer, s->g->vram->shared->answer_values);
+    (void)experts_given(s, layer, s->g->vram->shared->answer_values); /* a failure is seen there by all workers alike */
     step_end(s);
 }
 
@@ -148,6 +158,7 @@ struct launch {
     struct vram *v;
     struct timeline *timeline;
     uint32_t tokens;
+    uint32_t ended; /* atomic */
     enum err code;
     struct reason why;
 };
@@ -158,6 +169,7 @@ static void *launch_step(void *ctx) {
     l->code = l->v->ops->step_launch(l->v->net, l->tokens, &l->why);
     timeline_device_end(l->timeline, span);
     if (!l->code && l->v->emulated) l->code = l->v->ops->sync(l->v->gpu, GPU_COMPUTE, l->v->patience_ns, &l->why);
+    __atomic_store_n(&l->ended, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -186,10 +198,12 @@ static enum err step_size(struct vram *v, uint32_t n, uint32_t *out, struct reas
     return ERR_NONE;
 }
 
+/* No wait on the device lasts any longer; does what runs there come to its end now? */
 static enum err hung(struct vram *v, struct reason *why) {
-    *v->shared->abort = 1;
     struct reason ignored;
-    if (v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored)) {}
+    *v->shared->abort = 1;
+    v->hangs = v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored) != ERR_NONE;
+    if (!v->hangs) *v->shared->abort = 0;
     return fail(why, ERR_IO, "the GPU has not answered for %.0f s", (double)v->patience_ns * 1e-9);
 }
 
@@ -198,23 +212,38 @@ static void note_step(const struct graph *g, const struct batch *b) {
     for (uint32_t l = 0; l < g->vram->n_layers; l++) note_routes(g, l, b->first, g->vram->shared->routes + (size_t)l * a_layer, b->n);
 }
 
-static enum err run_step(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+/* *late: a wait of the device ended without the host's answer, and nobody else failed. */
+static enum err try_step(struct graph *g, struct pool *pool, const struct batch *b, bool *late, struct reason *why) {
     struct vram *v = g->vram;
     struct launch l = {.v = v, .timeline = g->timeline};
+    *late = false;
     TRY(step_size(v, b->n, &l.tokens, why));
     write_command(g, b);
-    struct serving s = {.g = g, .step = v->number, .answered = look(&v->shared->mail->number)};
+    struct serving s = {.g = g, .step = v->number, .answered = look(&v->shared->mail->number), .ended = &l.ended};
     pthread_t thread;
     const bool apart = v->emulated && pthread_create(&thread, NULL, launch_step, &l) == 0;
+    if (!apart && v->emulated) return fail(why, ERR_NO_MEMORY, "cannot start a thread for the emulated device");
     if (!apart) launch_step(&l);
     if (apart || !l.code) run_workers(g, pool, serve, &s);
+    if (s.hung) *v->shared->abort = 1;
     if (apart) pthread_join(thread, NULL);
     if (l.code) return *why = l.why, l.code;
     if (s.hung) return hung(v, why);
-    if (g->failed) return g->failed; /* why is written */
-    if (v->shared->result->failed)
-        return fail(why, ERR_IO, "the GPU waited in vain for the CPU at layer %u", v->shared->result->overdue_layer);
     TRY(v->ops->check(v->gpu, why));
+    if (s.lost) return fail(why, ERR_IO, "the GPU ended a step without a result");
+    if (g->failed) return g->failed; /* why is written */
+    *late = v->shared->result->failed;
+    return *late ? fail(why, ERR_IO, "the GPU waited in vain for the CPU at layer %u", v->shared->result->overdue_layer) : ERR_NONE;
+}
+
+/* Kernels measure their waits by a clock that runs on while the process is stopped, or the machine sleeps: once more then. Rows of the KV
+ * cache are written again, with the same values. */
+static enum err run_step(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct vram *v = g->vram;
+    bool late;
+    enum err e = try_step(g, pool, b, &late, why);
+    if (late) e = try_step(g, pool, b, &late, why);
+    TRY(e);
     g->mails.tokens += b->n;
     g->mails.misses += v->shared->result->n_misses;
     if (g->moves) moves_after_step(g->moves);
@@ -247,12 +276,12 @@ static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_b
 }
 
 static enum err await(struct vram *v, struct gpu_event *e, const struct batch *b, struct reason *why) {
-    const uint64_t since = clock_ns();
+    struct patience patience = patience_of(v->patience_ns);
     if (v->emulated) TRY(v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, why));
     for (unsigned spins = 1; !v->ops->passed(v->gpu, e); spins++) {
         if (spins % 64) continue;
         TRY(v->ops->check(v->gpu, why));
-        if (clock_ns() - since > v->patience_ns) return hung(v, why);
+        if (patience_ends(&patience)) return hung(v, why);
         if (b->should_stop && b->should_stop(b->ctx)) return fail(why, ERR_CANCELLED, "stopped while waiting for the GPU");
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     }
@@ -496,6 +525,7 @@ static void give_step_logits(struct graph *g, const struct batch *b) {
 }
 
 enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
+    if (g->vram->hangs) return fail(why, ERR_IO, "the GPU hangs since an earlier token: start the program again");
     if (b->kv->in_vram) TRY(vram_grow_kv(g->vram, (struct kv *)b->kv, b->first + b->n, why));
     TRY(experts_enter(g->experts, why));
     const bool step = b->n <= GPU_STEP_TOKENS;

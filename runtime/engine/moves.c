@@ -181,6 +181,7 @@ static bool choose(struct moves *m, struct residency_move *out) {
     if (m->shuffle) return random_move(m, out);
     const uint64_t now = clock_ns();
     if (m->steps % LOOK_STEPS || now < m->not_before_ns || !residency_next(m->policy, can_move, m, out)) return false;
+    if (!m->v->slot_of[(size_t)out->victim_layer * m->v->n_experts + out->victim_expert]) return false; /* it is on its way itself */
     m->not_before_ns = now + PACE_NS;
     return true;
 }

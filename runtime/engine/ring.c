@@ -15,8 +15,7 @@ struct entry { /* what a slot holds */
 
 struct passing {
     uint32_t expert, tokens;
-    struct expert_at from;
-    bool borrowed;
+    struct expert_at from; /* borrowed */
 };
 
 struct ring {
@@ -153,13 +152,14 @@ uint32_t ring_choose(struct ring *r, uint32_t layer, const uint32_t *tokens, uin
     uint32_t stay = how_many_stay(r, cpu_s, bytes, weights);
     const uint32_t most = most_borrowed(r);
     if (r->n_list - stay > most) stay = r->n_list - most;
-    r->n_list -= stay;
-    memmove(r->list, r->list + stay, r->n_list * sizeof *r->list);
-    for (uint32_t i = 0; i < r->n_list; i++) {
-        struct passing *p = &r->list[i];
-        p->borrowed = experts_borrow(r->experts, layer, p->expert, &p->from); /* it was there a moment ago */
-        passes[p->expert] = p->borrowed;
+    uint32_t n = 0;
+    for (uint32_t i = stay; i < r->n_list; i++) {
+        struct passing p = r->list[i];
+        if (!experts_borrow(r->experts, layer, p.expert, &p.from)) continue; /* it was there a moment ago */
+        passes[p.expert] = 1;
+        r->list[n++] = p;
     }
+    r->n_list = n;
     r->counters.passed += r->n_list;
     r->counters.bytes += r->n_list * bytes;
     r->counters.reused += r->n_here;
@@ -202,11 +202,11 @@ void ring_send(struct ring *r, const struct gpu_batch *b) {
 
 static enum err await_copies(struct ring *r, struct reason *why) {
     struct vram *v = r->v;
-    const uint64_t since = clock_ns();
+    struct patience patience = patience_of(v->patience_ns);
     if (!r->last) return ERR_NONE;
     if (v->emulated) TRY(r->ops->sync(v->gpu, GPU_COPY, v->patience_ns, why));
     while (!r->ops->passed(v->gpu, r->last)) {
-        if (clock_ns() - since > v->patience_ns) return fail(why, ERR_IO, "the GPU does not copy any more");
+        if (patience_ends(&patience)) return fail(why, ERR_IO, "the GPU does not copy any more");
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     }
     return r->ops->check(v->gpu, why);
@@ -215,7 +215,7 @@ static enum err await_copies(struct ring *r, struct reason *why) {
 enum err ring_settle(struct ring *r, struct reason *why) {
     const enum err e = await_copies(r, why);
     for (uint32_t i = 0; i < r->n_list; i++)
-        if (r->list[i].borrowed) experts_return(r->experts, r->layer, r->list[i].expert);
+        experts_return(r->experts, r->layer, r->list[i].expert);
     r->n_list = r->n_here = 0;
     r->last = NULL;
     return e;

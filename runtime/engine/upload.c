@@ -119,13 +119,13 @@ static enum err progress(struct upload *u, bool wait, struct reason *why) {
 }
 
 static enum err free_buffer(struct upload *u, struct buffer **out, struct reason *why) {
-    const uint64_t end = clock_ns() + COPY_NS + fetch_patience_ns(u->fetch);
+    struct patience patience = patience_of(COPY_NS + fetch_patience_ns(u->fetch));
     for (bool wait = false;; wait = true) {
         TRY(progress(u, wait, why));
         for (int i = 0; i < BUFFERS; i++)
             if (u->buffers[i].state == FREE) return *out = &u->buffers[i], ERR_NONE;
         if (fetch_busy(u->fetch) == 0) nanosleep(&(struct timespec){0, 50000}, NULL); /* a copy is all there is to wait for */
-        if (clock_ns() > end) return fail(why, ERR_IO, "copies to the GPU do not end");
+        if (patience_ends(&patience)) return fail(why, ERR_IO, "copies to the GPU do not end");
     }
 }
 

@@ -8,7 +8,7 @@
 
 enum { MAX_SEQUENCES = 8, ALIGN = 256, SHRINK = 16 /* a step takes this part of the slots away */, SHRINKS = 48, SPARE = 2 /* slots of a class: moves under way */ };
 #define PATIENCE_NS 60000000000ull
-enum { EMULATED_PATIENCE = 20 /* as much: a shared machine may stop a process for minutes */ };
+enum { EMULATED_PATIENCE = 5 /* as much: it shares CPUs with who waits for it, and with others */ };
 
 struct opening {
     struct vram *v;

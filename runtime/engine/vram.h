@@ -56,6 +56,7 @@ struct vram {
     bool kv_on_host;
     bool emulated;
     uint64_t patience_ns;
+    bool hangs;         /* the device did not come to an end when it was told to: nothing can be asked of it any more */
 
     uint32_t *slot_of;           /* [n_layers * n_experts] as struct gpu_command has them */
     gpu_ptr slots;               /* all classes, one allocation */

@@ -331,10 +331,11 @@ static void *answer_letters(void *ctx) {
     struct host *h = ctx;
     const struct gpu_shared *s = h->f->shared;
     uint32_t seen = flag(&s->answer->number);
-    while (!atomic_load(&h->stop)) {
+    for (bool last = false; !last;) {
+        last = atomic_load(&h->stop); /* one more look: a letter that nobody answers may be older than this thread's last turn */
         const uint32_t number = flag(&s->mail->number);
         if (number == seen) {
-            nanosleep(&(struct timespec){0, 50000}, NULL);
+            if (!last) nanosleep(&(struct timespec){0, 50000}, NULL);
             continue;
         }
         seen = number;
@@ -359,15 +360,24 @@ static struct host *start_host(struct fixture *f, int manner, size_t width, size
     return h;
 }
 
-/* No letter may be open. An ignored one is answered now: flags only ever rise. */
-static void stop_host(struct host *h) {
+/* The host has seen every letter that was sent, and answers no more. */
+static void end_host(struct host *h) {
     atomic_store(&h->stop, true);
     pthread_join(h->thread, NULL);
+}
+
+/* No letter may be open. An ignored one is answered now: flags only ever rise. */
+static void free_host(struct host *h) {
     h->f->shared->answer->failed = 0;
     h->f->shared->answer->number = h->f->shared->mail->number;
     free(h->values);
     free(h->input);
     free(h);
+}
+
+static void stop_host(struct host *h) {
+    end_host(h);
+    free_host(h);
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define COLDSTREAM_TESTS_HYBRID_RUN_H
 
 #include "engine/engine.h"
+#include "tests/support/faulty_stream.h"
 
 enum { MAX_TOKENS = 96, MAX_VOCAB = 640, LAYERS = 3, USED = 4, EXPERT_BYTES = 3 * 256 * 256 * 2 /* of hybrid_model */ };
 
@@ -28,6 +29,7 @@ struct run {
     uint32_t shuffle, pass_from;
     struct text *timeline; /* written here at the end; may be NULL */
     struct seen *seen; /* who watches the choices; may be NULL */
+    struct faulty *faulty; /* reads go through it; may be NULL */
 };
 
 struct result {
