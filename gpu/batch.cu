@@ -138,7 +138,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) sort_pairs(const int32_t *
 
 /* x += sum over the token's computed experts, best first, then the host's share. A block a token. */
 static __global__ void __launch_bounds__(ROW_THREADS) combine_experts(float *x, const float *down, const int32_t *expert, const float *weight, const int32_t *pair_of,
-                                                                      const uint8_t *done, const float *rest, uint32_t n_used, uint32_t width) {
+                                                                      const uint8_t *done, const float *rest, uint32_t n_used, uint32_t width, uint64_t stride) {
     const uint32_t t = blockIdx.x;
     for (uint32_t c = 4 * threadIdx.x; c < width; c += 4 * ROW_THREADS) {
         float4 v = ldf4(x + (uint64_t)t * width + c);
@@ -146,7 +146,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) combine_experts(float *x, 
             const uint32_t p = t * n_used + r;
             if (!done[expert[p]]) continue;
             const float w = weight[p];
-            const float4 d = ldf4(down + (uint64_t)pair_of[p] * width + c);
+            const float4 d = ldf4(down + (uint32_t)pair_of[p] * stride + c);
             v.x = fmaf(w, d.x, v.x), v.y = fmaf(w, d.y, v.y), v.z = fmaf(w, d.z, v.z), v.w = fmaf(w, d.w, v.w);
         }
         if (rest) {
@@ -264,7 +264,7 @@ void gpu_batch_combine(struct gpu_network *n, const struct gpu_batch *b, uint32_
     const uint32_t width = n->shape.n_embd;
     if (rest) n->gpu->ops->upload(n->gpu, GPU_COMPUTE, (gpu_ptr)lane->rest, rest, (uint64_t)b->n * width * sizeof *rest);
     LAUNCH(combine_experts, b->n, ROW_THREADS, 0, stream_of(n), lane->x, lane->down, lane->expert, lane->weight, lane->pair_of, lane->done,
-           rest ? lane->rest : NULL, n->shape.n_used, width);
+           rest ? lane->rest : NULL, n->shape.n_used, width, n->down_stride);
     (void)gpu_note_launch(n->gpu, "adding up a batch's experts");
 }
 

@@ -234,6 +234,7 @@ struct gpu_ops {
     enum err (*sync)(struct gpu *g, enum gpu_stream s, uint64_t timeout_ns, struct reason *why) MUST_USE;
 
     /* -- a network on the device -- */
+    bool (*takes_pair)(enum tensor_type gate, enum tensor_type up); /* of a layer's experts; types with kernels, any thread */
     uint64_t (*network_bytes)(const struct gpu *g, const struct gpu_network_options *o); /* of scratch it will take; UINT64_MAX: overflow */
     enum err (*network_open)(struct gpu *g, const struct gpu_network_options *o, struct gpu_network **out, struct reason *why) MUST_USE;
     void (*network_close)(struct gpu_network **n);

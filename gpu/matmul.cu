@@ -21,6 +21,21 @@ static __global__ void __launch_bounds__(TILE_THREADS) level_mid(const struct ti
     }
 }
 
+/* Gate and up of two types, each from its own launch, stand side by side in a pair's row of y: the row of mid, and its power of two. */
+static __global__ void __launch_bounds__(TILE_THREADS) join_mid(const struct tile_call c, float *scale, uint8_t *done) {
+    const uint32_t lane = threadIdx.x & 31, n = tokens_of(c, blockIdx.x), first = first_pair(c, blockIdx.x);
+    if (blockIdx.y == 0 && threadIdx.x == 0) done[c.expert[blockIdx.x]] = 1;
+    for (uint32_t p = blockIdx.y * (TILE_THREADS / 32) + threadIdx.x / 32; p < n; p += gridDim.y * (TILE_THREADS / 32)) {
+        const float *gate = c.y + (uint64_t)(first + p) * c.ldy, *up = gate + c.rows;
+        __half *mid = c.mid + (uint64_t)(first + p) * c.rows;
+        float top = 0;
+        for (uint32_t f = lane; f < c.rows; f += 32) top = fmaxf(top, fabsf(silu(gate[f]) * up[f]));
+        const float power = mid_power(warp_max(top)), inverse = inverse_power(power);
+        if (lane == 0) scale[first + p] = power;
+        for (uint32_t f = lane; f < c.rows; f += 32) mid[f] = __float2half_rn(silu(gate[f]) * up[f] * inverse);
+    }
+}
+
 /* ---- launches -------------------------------------------------------------------------------------------------------------- */
 
 static struct tile_device tile_device_of(const struct gpu *g) {
@@ -95,6 +110,34 @@ void gpu_launch_product(struct gpu_network *n, const struct gpu_product *p, cuda
     launch_tiles(n->gpu, p->w.type, d, c, 0, stream);
 }
 
+/* Both matrices with one kernel, or one after the other. */
+static void launch_mid(struct gpu_network *n, const struct gpu_layer *l, const struct gpu_lane *lane, struct tile_call *c, uint64_t pairs, cudaStream_t stream) {
+    const struct tile_device d = tile_device_of(n->gpu);
+    const uint32_t e = n->shape.n_embd, f = n->shape.n_ff;
+    c->x = lane->normed;
+    c->gather = lane->pair_token;
+    c->mid = lane->mid;
+    c->y = lane->down;
+    c->ldy = (uint32_t)n->down_stride;
+    if (l->gate_type == l->up_type) {
+        set_shape(c, n, l->gate_type, f, e);
+        c->result = RESULT_MID;
+        c->offset[0] = l->gate_offset, c->offset[1] = l->up_offset;
+        launch_tiles(n->gpu, l->gate_type, d, *c, pairs, stream);
+        LAUNCH(level_mid, dim3(c->count, 4), TILE_THREADS, 0, stream, *c, lane->mid_scale, lane->done);
+        return;
+    }
+    c->result = RESULT_STORE;
+    for (int i = 0; i < 2; i++, c->y += f) {
+        const enum tensor_type type = i ? l->up_type : l->gate_type;
+        set_shape(c, n, type, f, e);
+        c->offset[0] = c->offset[1] = i ? l->up_offset : l->gate_offset;
+        launch_tiles(n->gpu, type, d, *c, pairs, stream);
+    }
+    c->y = lane->down;
+    LAUNCH(join_mid, dim3(c->count, 4), TILE_THREADS, 0, stream, *c, lane->mid_scale, lane->done);
+}
+
 void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count,
                                 cudaStream_t stream) {
     const struct tile_device d = tile_device_of(n->gpu);
@@ -102,24 +145,14 @@ void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b
     const struct gpu_lane *lane = &n->lanes[b->lane];
     const uint32_t e = n->shape.n_embd, f = n->shape.n_ff;
     const uint64_t pairs = (uint64_t)b->n * n->shape.n_used;
-    assert(l->gate_type == l->up_type && (f + MID_ROWS - 1) / MID_ROWS <= e);
+    assert((f + MID_ROWS - 1) / MID_ROWS <= e);
     for (uint32_t i = 0; i < count; i += LIST) {
         struct tile_call c = {};
         c.count = count - i < LIST ? count - i : LIST + 0u;
         for (uint32_t j = 0; j < c.count; j++) c.expert[j] = (uint16_t)experts[i + j].expert, c.slot[j] = experts[i + j].slot;
         c.start = lane->expert_start;
         c.widest = width_for(b->n, d.widest);
-        set_shape(&c, n, l->gate_type, f, e);
-        c.result = RESULT_MID;
-        c.x = lane->normed;
-        c.gather = lane->pair_token;
-        c.mid = lane->mid;
-        c.y = lane->down;
-        c.ldy = e;
-        c.offset[0] = l->gate_offset, c.offset[1] = l->up_offset;
-        launch_tiles(n->gpu, l->gate_type, d, c, pairs, stream);
-        LAUNCH(level_mid, dim3(c.count, 4), TILE_THREADS, 0, stream, c, lane->mid_scale, lane->done);
-
+        launch_mid(n, l, lane, &c, pairs, stream);
         set_shape(&c, n, l->down_type, e, f);
         c.result = RESULT_DOWN;
         c.x = lane->mid;

@@ -12,7 +12,8 @@
  *
  * gate and up go together: of each 32 rows of a tile, 16 are of gate and 16 of up, so that one warp holds both of a value's
  * factors. SiLU(gate) * up is stored in binary16 with a power of two per (pair, 64 columns) that keeps it in range, 1 as a rule;
- * level_mid() brings a row to one power, and down multiplies it back in.
+ * level_mid() brings a row to one power, and down multiplies it back in. Where gate and up are of two types, each has a launch of
+ * its own and join_mid() does the rest.
  *
  * Who launches: matmul.cu, and family.cuh. */
 #ifndef COLDSTREAM_GPU_MATMUL_CUH
@@ -272,6 +273,8 @@ static __device__ __forceinline__ float mid_power(float most) {
     return __uint_as_float((exponent > 14 ? exponent - 13 : 1) << 23);
 }
 
+static __device__ __forceinline__ float inverse_power(float power) { return __uint_as_float((254u << 23) - __float_as_uint(power)); }
+
 static __device__ __forceinline__ float silu(float x) { return x / (1 + expf(-x)); }
 
 /* sum[0] is gate, sum[1] up, of the same 16 columns of mid. `room` is the tiles' shared memory, no longer read. */
@@ -301,7 +304,7 @@ template <int N> static __device__ __forceinline__ void store_mid(const struct t
         for (uint32_t e = 0; e < 2; e++) {
             const uint32_t column = token + 8 * j + e;
             const float m = fmaxf(fmaxf(most[column], most[N + column]), fmaxf(most[2 * N + column], most[3 * N + column]));
-            const float power = mid_power(m), inverse = __uint_as_float((254u << 23) - __float_as_uint(power));
+            const float power = mid_power(m), inverse = inverse_power(power);
             __half *to = stage + column * STRIDE + group * 16 + lane / 4;
             to[0] = __float2half_rn(sum[0][j][e] * inverse);
             to[8] = __float2half_rn(sum[0][j][2 + e] * inverse);

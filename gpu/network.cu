@@ -112,7 +112,7 @@ static void carve_lane(struct carver *c, struct gpu_network *n, struct gpu_lane 
     carve(c, &l->expert_start, (uint64_t)s->n_experts + 1);
     carve(c, &l->mid, pairs, s->n_ff);
     carve(c, &l->mid_scale, pairs);
-    carve(c, &l->down, pairs, e);
+    carve(c, &l->down, pairs, n->down_stride);
     carve(c, &l->rest, t, e);
 }
 
@@ -167,8 +167,9 @@ static enum err check_type(struct gpu *g, enum tensor_type type, struct reason *
     return check_matrix(g, &m, "experts", why);
 }
 
-/* Gate and up are of one kernel: types with their own have one for any two of them, the others are of one family and one grid. */
-static bool one_kernel(enum tensor_type a, enum tensor_type b) {
+/* In steps gate and up are of one kernel: types with their own have one for any two of them, the others are of one family and one grid.
+ * Prompts take any two types. */
+static bool takes_pair(enum tensor_type a, enum tensor_type b) {
     return a == b || (gpu_family_of(a) == gpu_family_of(b) && gpu_grid_of(a).words == 0 && gpu_grid_of(b).words == 0);
 }
 
@@ -178,10 +179,6 @@ static enum err check_batch(const struct gpu_network_options *o, struct reason *
     if (s->n_embd % 32 || s->n_ff % 32 || s->n_heads * s->head_dim % 32)
         return fail(why, ERR_UNSUPPORTED, "the GPU's prompts take widths that are multiples of 32; the model's are %u, %u in experts and %u in attention",
                     s->n_embd, s->n_ff, s->n_heads * s->head_dim);
-    for (uint32_t i = 0; i < s->n_layers; i++)
-        if (o->layers[i].gate_type != o->layers[i].up_type)
-            return fail(why, ERR_UNSUPPORTED, "the GPU's prompts take gate and up matrices of one type; layer %u has %s and %s", i,
-                        tensor_type_info(o->layers[i].gate_type)->name, tensor_type_info(o->layers[i].up_type)->name);
     return ERR_NONE;
 }
 
@@ -200,8 +197,8 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
         TRY(check_type(g, l->gate_type, why));
         TRY(check_type(g, l->up_type, why));
         TRY(check_type(g, l->down_type, why));
-        if (!one_kernel(l->gate_type, l->up_type))
-            return fail(why, ERR_UNSUPPORTED, "the GPU has no kernel for gate and up matrices of different types; layer %u has %s and %s", i,
+        if (!takes_pair(l->gate_type, l->up_type))
+            return fail(why, ERR_UNSUPPORTED, "the GPU has no kernel for gate and up matrices of these two types; layer %u has %s and %s", i,
                         tensor_type_info(l->gate_type)->name, tensor_type_info(l->up_type)->name);
     }
     const struct gpu_matrix embedding = {0, o->embedding_type, 0, 0};
@@ -220,6 +217,9 @@ static void describe(struct gpu_network *n, const struct gpu *g, const struct gp
     n->shape = o->shape;
     n->options = *o;
     n->splits = splits_for(g, &o->shape);
+    n->down_stride = o->shape.n_embd;
+    for (uint32_t i = 0; i < o->shape.n_layers; i++)
+        if (o->layers[i].gate_type != o->layers[i].up_type && 2 * (uint64_t)o->shape.n_ff > n->down_stride) n->down_stride = 2 * (uint64_t)o->shape.n_ff;
     n->patience_ns = default_patience_ns;
 }
 
@@ -412,6 +412,7 @@ static enum err step_launch(struct gpu_network *n, uint32_t n_tokens, struct rea
 }
 
 void gpu_network_fill(struct gpu_ops *ops) {
+    ops->takes_pair = takes_pair;
     ops->network_bytes = network_bytes;
     ops->network_open = network_open;
     ops->network_close = network_close;

@@ -85,7 +85,7 @@ struct gpu_lane {
     uint32_t *expert_start;   /* [X+1] */
     __half *mid;              /* [N*n_used][F] */
     float *mid_scale;         /* [N*n_used] a power of two that keeps mid in range */
-    float *down;              /* [N*n_used][E] */
+    float *down;              /* [N*n_used][down_stride] results [E]; before, where gate and up differ in type, theirs [2][F] */
     uint8_t *done;            /* [X] experts computed in this layer */
     float *rest;              /* [N][E] the host's share */
     /* Pinned host memory, for gpu_batch_routes: */
@@ -110,6 +110,7 @@ struct gpu_network {
     struct gpu_shared shared;     /* host addresses */
     struct gpu_shared shared_dev; /* the device's addresses of the same */
     uint64_t patience_ns;
+    uint64_t down_stride;         /* floats */
     uint32_t splits;              /* of attention in a step: enough blocks for two a multiprocessor, at least 1 */
 };
 

@@ -53,6 +53,7 @@ static void random_block(enum tensor_type type, uint8_t *to, float size) {
             break;
         case TYPE_Q6_K: h = f32_to_f16(some / (128 * 32)); memcpy(to + offsetof(struct block_q6_k, d), &h, 2); break;
         case TYPE_IQ3_S: h = f32_to_f16(some / (31 * 15)); memcpy(to, &h, 2); break;
+        case TYPE_IQ4_XS: h = f32_to_f16(some / (32 * 127)); memcpy(to, &h, 2); break;
         case TYPE_IQ4_KS: break; /* the row's: weights_random() */
         default: fail_test("no such type here");
     }
@@ -189,7 +190,7 @@ static uint32_t first_choice(uint32_t token) { return token * 7 % EXPERTS; }
 static void steer(float *embedding, uint32_t expert, float strength) { embedding[expert] = strength; }
 
 struct plan { /* of a world */
-    enum tensor_type type, embedding_type, router_type;
+    enum tensor_type type, embedding_type, router_type, up_type, down_type;
     uint32_t ff;
     float expert_size; /* of gate and up */
     void (*change)(struct world *w); /* weights, before they go to the device */
@@ -207,8 +208,8 @@ static void make_weights(struct world *w, const struct plan *p) {
     w->head = weights_random(p->type, HEAD_ROWS, EMBD, one);
     for (int e = 0; e < EXPERTS; e++) {
         w->gate[e] = weights_random(p->type, p->ff, EMBD, p->expert_size);
-        w->up[e] = weights_random(p->type, p->ff, EMBD, p->expert_size);
-        w->down[e] = weights_random(p->type, EMBD, p->ff, 0.1f);
+        w->up[e] = weights_random(p->up_type, p->ff, EMBD, p->expert_size);
+        w->down[e] = weights_random(p->down_type, EMBD, p->ff, 0.1f);
     }
     for (int c = 0; c < EMBD; c++) w->gain[c] = 1 + around(0.2f), w->head_gain[c] = 1 + around(0.5f);
     if (p->router_type == TYPE_F32) /* expert e looks at column e */
@@ -245,7 +246,7 @@ static void open_network(struct world *w, const struct plan *p) {
     const gpu_ptr norm = put_floats(w, w->gain, EMBD), head_norm = put_floats(w, w->head_gain, EMBD), dh_norm = put_floats(w, ones, DH);
     struct gpu_layer l = {.attn_norm = norm, .ffn_norm = norm, .q_norm = dh_norm, .k_norm = dh_norm, .q = put(w, &w->q), .k = put(w, &w->k),
                           .v = put(w, &w->v), .output = put(w, &w->output), .router = put(w, &w->router), .gate_type = p->type,
-                          .up_type = p->type, .down_type = p->type, .up_offset = w->up_offset, .down_offset = w->down_offset};
+                          .up_type = p->up_type, .down_type = p->down_type, .up_offset = w->up_offset, .down_offset = w->down_offset};
     for (int i = 0; i < LAYERS; i++) w->layers[i] = l;
     const uint64_t table_bytes = VOCAB * w->embedding.row_bytes;
     w->table = take_pinned(w, table_bytes, &w->table_mapped);
@@ -440,7 +441,7 @@ static void one_choice(struct world *w) {
 
 static struct plan plan_of(enum tensor_type type) {
     const bool super = tensor_type_info(type)->block_weights == QK_K;
-    return (struct plan){.type = type, .embedding_type = TYPE_F32, .router_type = TYPE_F32, .ff = super ? 256 : 160, .expert_size = 0.15f};
+    return (struct plan){.type = type, .up_type = type, .down_type = type, .embedding_type = TYPE_F32, .router_type = TYPE_F32, .ff = super ? 256 : 160, .expert_size = 0.15f};
 }
 
 static struct run *run_new(void) {
@@ -470,24 +471,41 @@ static void check_routes(const struct world *w, const struct run *r, const float
     }
 }
 
+static void check_experts(struct plan p, bool ragged) {
+    if (ragged) p.change = one_choice;
+    struct world *w = world_open(&p);
+    struct run *r = run_new();
+    bool use[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++) use[e] = true;
+    for (uint32_t t = 0; t < 60; t++) r->tokens[t] = (int32_t)t;
+    begin(w, r, 0, ragged ? ragged_tokens(r) : 60);
+    route(w, r, 0, r->input);
+    if (ragged) check_routes(w, r, w->gain);
+    compute(w, r, rising + 5, EXPERTS - 5);
+    compute(w, r, rising, 5);
+    w->g->ops->batch_combine(w->net, &r->batch, 0, NULL);
+    observe(w, r);
+    check_after(w, r, use, NULL);
+    free(r);
+    world_close(w);
+}
+
 static void test_ragged_experts(void **state) {
     (void)state;
-    for (int i = 0; i < N_EXPERT_TYPES; i++) {
-        struct plan p = plan_of(all_types[i]);
-        p.change = one_choice;
-        struct world *w = world_open(&p);
-        struct run *r = run_new();
-        bool use[EXPERTS];
-        for (int e = 0; e < EXPERTS; e++) use[e] = true;
-        begin(w, r, 0, ragged_tokens(r));
-        route(w, r, 0, r->input);
-        check_routes(w, r, w->gain);
-        compute(w, r, rising, EXPERTS);
-        w->g->ops->batch_combine(w->net, &r->batch, 0, NULL);
-        observe(w, r);
-        check_after(w, r, use, NULL);
-        free(r);
-        world_close(w);
+    for (int i = 0; i < N_EXPERT_TYPES; i++) check_experts(plan_of(all_types[i]), true);
+}
+
+/* Gate and up of two types, whose results take more room than those of down, or less. */
+static void test_two_types(void **state) {
+    (void)state;
+    static const struct {
+        enum tensor_type gate, up, down;
+        uint32_t ff;
+    } cases[] = {{TYPE_Q4_K, TYPE_Q6_K, TYPE_Q8_0, 96}, {TYPE_Q8_0, TYPE_F32, TYPE_F16, 160}, {TYPE_IQ4_KS, TYPE_IQ4_XS, TYPE_Q4_K, 256}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plan p = plan_of(cases[i].gate);
+        p.up_type = cases[i].up, p.down_type = cases[i].down, p.ff = cases[i].ff;
+        check_experts(p, i == 0);
     }
 }
 
@@ -679,19 +697,7 @@ static void test_range(void **state) {
     (void)state;
     struct plan p = plan_of(TYPE_F32);
     p.change = wide_range;
-    struct world *w = world_open(&p);
-    struct run *r = run_new();
-    bool use[EXPERTS];
-    for (int e = 0; e < EXPERTS; e++) use[e] = true;
-    for (uint32_t t = 0; t < 60; t++) r->tokens[t] = (int32_t)t;
-    begin(w, r, 0, 60);
-    route(w, r, 0, r->input);
-    compute(w, r, rising, EXPERTS);
-    w->g->ops->batch_combine(w->net, &r->batch, 0, NULL);
-    observe(w, r);
-    check_after(w, r, use, NULL);
-    free(r);
-    world_close(w);
+    check_experts(p, false);
 }
 
 /* Rows 3, 7 and 12 of the router are one, row 5 gives NaN, row 9 minus infinity. */
@@ -731,7 +737,7 @@ int main(void) {
     }
     g->ops->close(&g);
     cpu_ops_init(&ops, ISA_REF);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embedding), cmocka_unit_test(test_dense), cmocka_unit_test(test_ragged_experts),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embedding), cmocka_unit_test(test_dense), cmocka_unit_test(test_ragged_experts), cmocka_unit_test(test_two_types),
                                        cmocka_unit_test(test_calls), cmocka_unit_test(test_lanes), cmocka_unit_test(test_range),
                                        cmocka_unit_test(test_ties)};
     return cmocka_run_group_tests(tests, NULL, NULL);

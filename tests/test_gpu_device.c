@@ -447,6 +447,21 @@ static struct gpu_network *open_network(void) {
     return n;
 }
 
+/* Gate and up of a step: of one family, if it has no grid, or both with kernels of their own. */
+static void test_pairs(void **state) {
+    (void)state;
+    static const struct {
+        enum tensor_type gate, up;
+        bool taken;
+    } pairs[] = {{TYPE_Q4_K, TYPE_Q4_K, true},    {TYPE_Q4_K, TYPE_Q6_K, true},     {TYPE_F32, TYPE_Q8_0, true},  {TYPE_IQ4_XS, TYPE_IQ4_NL, true},
+                 {TYPE_IQ3_S, TYPE_IQ3_S, true},  {TYPE_IQ2_XXS, TYPE_IQ2_XS, false}, {TYPE_IQ2_S, TYPE_IQ3_S, false}, {TYPE_Q4_K, TYPE_IQ4_K, false},
+                 {TYPE_IQ4_K, TYPE_IQ5_K, false}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        assert_int_equal(gpu->ops->takes_pair(pairs[i].gate, pairs[i].up), pairs[i].taken);
+        assert_int_equal(gpu->ops->takes_pair(pairs[i].up, pairs[i].gate), pairs[i].taken);
+    }
+}
+
 static void test_network_memory(void **state) {
     (void)state;
     const struct gpu_network_options o = tiny_options();
@@ -477,10 +492,13 @@ static void test_network_memory(void **state) {
     layers[2].down_type = TYPE_EXL3_4;
     assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
     assert_non_null(strstr(why.text, "EXL3_4"));
-    layers[2].down_type = layers[2].up_type = TYPE_Q6_K; /* prompts cannot, steps can */
-    assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
-    OK(gpu->ops->network_open(gpu, &steps_only, &n, &why));
+    layers[2].down_type = layers[2].up_type = TYPE_Q6_K;
+    assert_int_equal(gpu->ops->network_bytes(gpu, &o), bytes); /* of gate and up there is room in a result's row */
+    OK(gpu->ops->network_open(gpu, &o, &n, &why));
     gpu->ops->network_close(&n);
+    layers[2].up_type = TYPE_IQ4_K;
+    assert_int_equal(gpu->ops->network_open(gpu, &steps_only, &n, &why), ERR_UNSUPPORTED);
+    assert_non_null(strstr(why.text, "layer 2 has Q4_K and IQ4_K"));
     assert_int_equal(memory().pinned, pinned_before);
     OK(gpu->ops->check(gpu, &why));
 }
@@ -755,6 +773,7 @@ int main(int argc, char **argv) {
         CASE(test_pinned),
         CASE(test_events),
         CASE(test_repack),
+        CASE(test_pairs),
         CASE(test_network_memory),
         CASE(test_tables),
         CASE(test_steps),

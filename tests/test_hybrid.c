@@ -52,6 +52,38 @@ static void codebook_models_agree(void **state) {
     }
 }
 
+static void keep_line(void *ctx, enum log_level level, const char *line) {
+    if (level <= LOG_WARN) text_addf(ctx, "%s\n", line);
+}
+
+/* Gate and up matrices of two types: where kernels take both, the CPU's answer; where not, the CPU computes, and a line says why. */
+static void gate_and_up_may_differ(void **state) {
+    (void)state;
+    const struct {
+        enum tensor_type up;
+        bool taken;
+    } cases[] = {{TYPE_Q6_K, true}, {TYPE_IQ4_K, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct synth_spec spec;
+        assert_true(synth_preset(SPAN("exactness"), &spec));
+        const struct synth_override up = {"ffn_up_exps", cases[i].up};
+        spec.layers = 2, spec.experts = 8, spec.mix = "q4_k", spec.overrides = &up, spec.n_overrides = 1;
+        char *path = tiny_model_write(&spec);
+        struct text log = {0};
+        run(&(struct run){.path = path, .on_cpu = true}, 1, 3, &on_cpu);
+        run(&(struct run){.path = path, .cpu_moe = 1, .log = {keep_line, &log, LOG_WARN}}, 1, 3, &got);
+        assert_int_equal(got.info.device[0] != 0, cases[i].taken);
+        if (!cases[i].taken && (!log.ptr || !strstr(log.ptr, "the GPU is not used: ") || !strstr(log.ptr, "ffn_up_exps.weight' has type IQ4_K") || !strstr(log.ptr, "of type Q4_K")))
+            fail_test("logged: %s", log.ptr ? log.ptr : "nothing");
+        expect_close("two types, steps", &on_cpu, &got, CLOSE_Q4);
+        run(&(struct run){.path = path, .on_cpu = true}, 20, 0, &on_cpu);
+        run(&(struct run){.path = path, .cpu_moe = 1}, 20, 0, &got);
+        expect_close("two types, a prompt", &on_cpu, &got, 2e-3);
+        text_free(&log);
+        tiny_model_remove(path);
+    }
+}
+
 static void steps_agree(void **state) {
     (void)state;
     run(&(struct run){.on_cpu = true}, 1, ANSWER, &on_cpu);
@@ -207,6 +239,7 @@ int main(void) {
         cmocka_unit_test(steps_agree),
         cmocka_unit_test(quantized_models_agree),
         cmocka_unit_test(codebook_models_agree),
+        cmocka_unit_test(gate_and_up_may_differ),
         cmocka_unit_test(prompts_agree),
         cmocka_unit_test(choices_are_shown),
         cmocka_unit_test(budgets_do_not_change_the_answer),

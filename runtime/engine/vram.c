@@ -1,6 +1,7 @@
 /* See vram.h. The order of allocations: what must be there first, then slots from what is left. */
 #include "engine/vram.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -323,7 +324,11 @@ enum err vram_check(const struct model *m, const struct gpu_ops *ops, struct rea
         const struct model_tensor *const t[] = {l->attn_q, l->attn_k, l->attn_v, l->attn_output, l->router, l->gate, l->up ? l->up : l->gate, l->down};
         for (size_t k = 0; k < sizeof t / sizeof *t; k++)
             if (!ops->types[t[k]->type].has_kernels) return refuse(m, t[k], "which it has no kernels for", why);
-        if (l->up && l->up->type != l->gate->type) return refuse(m, l->up, "another one than the layer's gate matrices", why);
+        if (l->up && !ops->takes_pair(l->gate->type, l->up->type)) {
+            char what[128];
+            snprintf(what, sizeof what, "for which it has no kernels beside the layer's gate matrices of type %s", tensor_type_info(l->gate->type)->name);
+            return refuse(m, l->up, what, why);
+        }
     }
     return ERR_NONE;
 }

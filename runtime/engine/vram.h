@@ -87,7 +87,8 @@ uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host
 /* VRAM that is taken beside everything else while a model is loaded. */
 uint64_t vram_staging_bytes(const struct model *m);
 
-/* ERR_UNSUPPORTED: the device has no kernels for one of the model's tensors, which the reason names with its type. */
+/* ERR_UNSUPPORTED: the device has no kernels for one of the model's tensors, or none for a layer's gate and up matrices together; the
+ * reason names them with their types. */
 enum err vram_check(const struct model *m, const struct gpu_ops *ops, struct reason *why) MUST_USE;
 /* ERR_LIMIT, ERR_NO_MEMORY: the card cannot hold the dense part; the reason names the MiB. ERR_IO: the file, or the card. */
 enum err vram_open(const struct vram_options *options, struct vram **out, struct reason *why) MUST_USE;

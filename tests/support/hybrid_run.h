@@ -30,6 +30,7 @@ struct run {
     struct text *timeline; /* written here at the end; may be NULL */
     struct seen *seen; /* who watches the choices; may be NULL */
     struct faulty *faulty; /* reads go through it; may be NULL */
+    struct log_sink log;
 };
 
 struct result {
