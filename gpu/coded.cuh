@@ -27,7 +27,8 @@ template <int FAMILY> static __device__ __forceinline__ bool whole_slice(uint32_
 
 template <int FAMILY> struct slice_product<FAMILY, PIECES> {
     typedef family<FAMILY> F;
-    template <int R> static __device__ __forceinline__ void load(slice_kept (&raw)[R], const weights &m, uint32_t first, uint32_t slice) {
+    template <int R>
+    static __device__ __forceinline__ void load(slice_kept (&raw)[R], const weights &m, uint32_t first, uint32_t slice) {
         coded_row row[R];
 #pragma unroll
         for (int r = 0; r < R; r++) row[r] = coded_row_of(m, first + r < m.rows ? first + r : m.rows - 1);
@@ -35,8 +36,9 @@ template <int FAMILY> struct slice_product<FAMILY, PIECES> {
     }
 
     template <int R, int T, int C, bool ALL>
-    static __device__ __forceinline__ void add(const weights &m, const slice_kept (&raw)[R], uint32_t slice, const vectors &x, uint32_t use,
-                                               const uint32_t (&vector)[T], const float (&weight)[T], float (&sum)[R][T]) {
+    static __device__ __forceinline__ void add(const weights &m, const slice_kept (&raw)[R], uint32_t slice, const vectors &x,
+                                               uint32_t use, const uint32_t (&vector)[T], const float (&weight)[T],
+                                               float (&sum)[R][T]) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             if (half == 1 && !whole_slice<FAMILY>(slice, x.k)) break;

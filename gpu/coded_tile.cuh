@@ -1,12 +1,13 @@
-/* Halves of slices of the types of codes.cuh as numbers, for the tiles of products: `slice` of unpack_tile.cuh for families of types. */
+/* Halves of slices of the types of codes.cuh as numbers, for the tiles of products: `slice` of unpack_tile.cuh for families of
+ * types. */
 #ifndef COLDSTREAM_GPU_CODED_TILE_CUH
 #define COLDSTREAM_GPU_CODED_TILE_CUH
 
 #include "gpu/codes.cuh"
 #include "gpu/unpack_tile.cuh"
 
-/* v = w of the four bytes of a word; a byte with its sign turned over, put into the mantissa of 2^15, reads as 32896 + level. Exact up to
- * the last addition. */
+/* v = w of the four bytes of a word; a byte with its sign turned over, put into the mantissa of 2^15, reads as 32896 + level.
+ * Exact up to the last addition. */
 static __device__ __forceinline__ void open_levels(uint32_t word, float scale, float offset, float *v) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++)
@@ -41,11 +42,13 @@ template <int FAMILY> struct slice_coded {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const int p = i / 4;
-            const float moved = F::BIASED ? kept.scale[p] * static_cast<float>(kept.bias[p]) : 0, offset = F::MIN ? moved - kept.min[p] : moved;
+            const float moved = F::BIASED ? kept.scale[p] * static_cast<float>(kept.bias[p]) : 0,
+                        offset = F::MIN ? moved - kept.min[p] : moved;
             open_levels(word[i], kept.scale[p], offset, v + 4 * i);
         }
     }
-    __device__ __forceinline__ void halves(int type, const uint32_t *grid, uint32_t step, uint32_t half, uint4 (&unit)[4]) const {
+    __device__ __forceinline__ void halves(int type, const uint32_t *grid, uint32_t step, uint32_t half,
+                                           uint4 (&unit)[4]) const {
         float v[32];
         values(type, grid, step, half, v);
         uint32_t h[16];

@@ -1,18 +1,19 @@
-/* Weights of the codebook, value-table and remaining block formats out of their device layout (gpu/layout.h), 32 at a time: what
- * steps (coded.cuh) and products of prompts (coded_tile.cuh) open them with.
+/* Weights of the codebook, value-table and remaining block formats out of their device layout (gpu/layout.h), 32 at a time:
+ * what steps (coded.cuh) and products of prompts (coded_tile.cuh) open them with.
  *
- * A slice is 64 weights, a half 32 of them, cheap to load together: two pieces of 16. How a slice's halves and pieces lie in the
- * row is the family's order (position()). An opened piece has 16 signed levels in four words and
+ * A slice is 64 weights, a half 32 of them, cheap to load together: two pieces of 16. How a slice's halves and pieces lie in
+ * the row is the family's order (position()). An opened piece has 16 signed levels in four words and
  *
  *     w = scale * (level + bias) - min
  *
- * A type is one specialization of `codes`: fetch() issues a half's loads and computes nothing with them; prepare() keeps what opening
- * needs, with scales as numbers, so that types of a family are alike from there on; open() makes levels. Loads that both halves of
- * a slice have in common are the same instruction twice, which compilers make one.
+ * A type is one specialization of `codes`: fetch() issues a half's loads and computes nothing with them; prepare() keeps what
+ * opening needs, with scales as numbers, so that types of a family are alike from there on; open() makes levels. Loads that
+ * both halves of a slice have in common are the same instruction twice, which compilers make one.
  *
- * Codes become levels by byte permutation: four codes of a nibble each select from eight bytes of a table, and further bits choose
- * between the results. Grids are in shared memory (block_grid()): of IQ2 and IQ1 the selectors of a unit of eight, a nibble a
- * lane, so that a sign joins as the selector's bit 2; of IQ3 a quad's bytes. Tables: core/codebooks.h, which grids.cu packs. */
+ * Codes become levels by byte permutation: four codes of a nibble each select from eight bytes of a table, and further bits
+ * choose between the results. Grids are in shared memory (block_grid()): of IQ2 and IQ1 the selectors of a unit of eight, a
+ * nibble a lane, so that a sign joins as the selector's bit 2; of IQ3 a quad's bytes. Tables: core/codebooks.h, which grids.cu
+ * packs. */
 #ifndef COLDSTREAM_GPU_CODES_CUH
 #define COLDSTREAM_GPU_CODES_CUH
 
@@ -47,10 +48,10 @@ template <enum tensor_type TYPE> struct codes;
 
 #define CODES static __device__ __forceinline__
 
-/* ---- levels by permutation ---------------------------------------------------------------------------------------------- */
+/* ---- levels by permutation ----------------------------------------------------------------------------------- */
 
-/* Words of codebook_v2 to codebook_v6 and codebook_mxfp4, the first code's level in the lowest byte. Device code takes constants
- * from functions. */
+/* Words of codebook_v2 to codebook_v6 and codebook_mxfp4, the first code's level in the lowest byte. Device code takes
+ * constants from functions. */
 #define LEVEL_WORDS(name, n, ...)                \
     CODES uint32_t name(int i) {                 \
         const uint32_t words[n] = {__VA_ARGS__}; \
@@ -60,9 +61,10 @@ LEVEL_WORDS(levels_v2, 1, 0x1101f3e1u)
 LEVEL_WORDS(levels_v3, 2, 0xf6e9d8c1u, 0x2f1c0d01u)
 LEVEL_WORDS(levels_v4, 4, 0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u)
 LEVEL_WORDS(levels_mxfp4, 4, 0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu)
-LEVEL_WORDS(levels_v5, 8, 0xa4998e82u, 0xc7bfb6adu, 0xe2dcd5ceu, 0xfaf4eee8u, 0x110b05ffu, 0x2b241d17u, 0x4d443b33u, 0x796d6157u)
-LEVEL_WORDS(levels_v6, 16, 0x938d8781u, 0xa8a39e98u, 0xbab6b1acu, 0xcac6c2beu, 0xd8d4d1cdu, 0xe4e1dedbu, 0xf0edeae7u, 0xfbf8f5f3u,
-            0x060300feu, 0x110e0c09u, 0x1e1b1714u, 0x2c282421u, 0x3b37332fu, 0x4d48443fu, 0x625c5752u, 0x79736d67u)
+LEVEL_WORDS(levels_v5, 8, 0xa4998e82u, 0xc7bfb6adu, 0xe2dcd5ceu, 0xfaf4eee8u, 0x110b05ffu, 0x2b241d17u, 0x4d443b33u,
+            0x796d6157u)
+LEVEL_WORDS(levels_v6, 16, 0x938d8781u, 0xa8a39e98u, 0xbab6b1acu, 0xcac6c2beu, 0xd8d4d1cdu, 0xe4e1dedbu, 0xf0edeae7u,
+            0xfbf8f5f3u, 0x060300feu, 0x110e0c09u, 0x1e1b1714u, 0x2c282421u, 0x3b37332fu, 0x4d48443fu, 0x625c5752u, 0x79736d67u)
 
 /* Where bit 3 of each nibble of w, moved to bit 2, has a permutation pick between two results. */
 CODES uint32_t pick_by(uint32_t bits) { return bits | 0x32103210u; }
@@ -95,18 +97,21 @@ CODES uint32_t look_up_four_64(uint32_t code, uint32_t pick, uint32_t pick5, uin
     uint32_t of16[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        of16[i] = prmt(prmt(levels_v6(4 * i), levels_v6(4 * i + 1), code), prmt(levels_v6(4 * i + 2), levels_v6(4 * i + 3), code), pick);
+        of16[i] = prmt(prmt(levels_v6(4 * i), levels_v6(4 * i + 1), code),
+                       prmt(levels_v6(4 * i + 2), levels_v6(4 * i + 3), code), pick);
     return prmt(prmt(of16[0], of16[1], pick5), prmt(of16[2], of16[3], pick5), pick6);
 }
 CODES void look_up_64(uint32_t w, uint32_t fifth, uint32_t sixth, uint32_t &low, uint32_t &high) {
     const uint32_t code = w & 0x77777777u, pick = pick_by(w >> 1 & 0x44444444u), pick5 = pick_by(fifth), pick6 = pick_by(sixth);
-    const uint32_t a = look_up_four_64(code, pick, pick5, pick6), b = look_up_four_64(code >> 16, pick >> 16, pick5 >> 16, pick6 >> 16);
+    const uint32_t a = look_up_four_64(code, pick, pick5, pick6),
+                   b = look_up_four_64(code >> 16, pick >> 16, pick5 >> 16, pick6 >> 16);
     low = prmt(a, b, 0x6420), high = prmt(a, b, 0x7531);
 }
 
 /* Bit 0 of each byte to bit 2 of its low nibble, bit 1 (with SECOND 2: bit 2) to bit 2 of its high one. */
 template <int SECOND> CODES uint32_t to_nibbles(uint32_t bits) {
-    return SECOND == 1 ? (bits << 2 & 0x04040404u) | (bits << 5 & 0x40404040u) : (bits << 2 & 0x04040404u) | (bits << 4 & 0x40404040u);
+    return SECOND == 1 ? (bits << 2 & 0x04040404u) | (bits << 5 & 0x40404040u)
+                       : (bits << 2 & 0x04040404u) | (bits << 4 & 0x40404040u);
 }
 
 CODES void set_scales(half_kept &k, float scale) { k.scale[0] = k.scale[1] = scale; }
@@ -116,7 +121,9 @@ CODES void set_biases(half_kept &k, int bias) { k.bias[0] = k.bias[1] = bias; }
 CODES uint32_t nibble_of(uint32_t w, uint32_t n) { return w >> 4 * n & 15; }
 CODES uint32_t byte_of(uint32_t w, uint32_t n) { return w >> 8 * n & 255; }
 
-CODES const uint8_t *field_of(const coded_row &r, uint32_t at, uint64_t block, uint32_t bytes) { return gpu_field(r.matrix, r.blocks, at, block, bytes); }
+CODES const uint8_t *field_of(const coded_row &r, uint32_t at, uint64_t block, uint32_t bytes) {
+    return gpu_field(r.matrix, r.blocks, at, block, bytes);
+}
 CODES float row_scale_32(const coded_row &r, uint32_t block_bytes) {
     return __uint_as_float(load_u32(r.matrix + r.blocks * block_bytes + 4 * static_cast<uint64_t>(r.row)));
 }
@@ -124,7 +131,7 @@ CODES float row_scale_16(const coded_row &r, uint32_t block_bytes) {
     return half_bits(load_u16(r.matrix + r.blocks * block_bytes + 2 * static_cast<uint64_t>(r.row)));
 }
 
-/* ---- where a family's pieces lie in the row ----------------------------------------------------------------------------- */
+/* ---- where a family's pieces lie in the row ------------------------------------------------------------------ */
 
 struct order_natural { /* halves and pieces follow each other */
     CODES uint32_t position(uint32_t slice, uint32_t half, uint32_t piece) { return 64 * slice + 32 * half + 16 * piece; }
@@ -145,7 +152,7 @@ CODES uint64_t block_of_half(const coded_row &m, uint32_t slice, uint32_t half) 
 /* The half's group of 32 in its block, of types whose halves are groups. */
 CODES uint32_t group_of(uint32_t slice, uint32_t half) { return 2 * (slice % 4) + half; }
 
-/* ---- IQ2_S, IQ3_S ------------------------------------------------------------------------------------------------------- */
+/* ---- IQ2_S, IQ3_S -------------------------------------------------------------------------------------------- */
 
 /* Magnitudes 8, 25, 43 and their negatives, as a selector of a code and a sign in bit 2 picks them. */
 LEVEL_WORDS(levels_iq2, 2, 0x002b1908u, 0x00d5e7f8u)
@@ -159,7 +166,8 @@ CODES void open_unit(uint32_t selector, uint32_t (&word)[8], int unit) {
 /* The scales of IQ2_S and IQ2_XS. */
 CODES void prepare_scales_iq2(uint32_t d, uint32_t nibbles, half_kept &k) {
     const float quarter = half_bits(d) * 0.25f;
-    k.scale[0] = quarter * (static_cast<float>(nibbles & 15) + 0.5f), k.scale[1] = quarter * (static_cast<float>(nibbles >> 4) + 0.5f);
+    k.scale[0] = quarter * (static_cast<float>(nibbles & 15) + 0.5f);
+    k.scale[1] = quarter * (static_cast<float>(nibbles >> 4) + 0.5f);
 }
 
 /* q.x: indices, h.x: signs, x: upper bits of indices. */
@@ -173,7 +181,8 @@ template <> struct codes<TYPE_IQ2_S> {
     }
     CODES void fetch_slice(half_raw (&r)[2], const coded_row &m, uint32_t slice) {
         const uint64_t b = block_of(m, slice);
-        const uint32_t j = slice % 4, high = load_u16(field_of(m, 64, b, 8) + 2 * j), scales = load_u16(field_of(m, 72, b, 8) + 2 * j);
+        const uint32_t j = slice % 4, high = load_u16(field_of(m, 64, b, 8) + 2 * j),
+                       scales = load_u16(field_of(m, 72, b, 8) + 2 * j);
         const uint2 q = ld64(field_of(m, 0, b, 32) + 8 * j), signs = ld64(field_of(m, 32, b, 32) + 8 * j);
         r[0].q.x = q.x, r[1].q.x = q.y, r[0].h.x = signs.x, r[1].h.x = signs.y;
         r[0].x = high & 255, r[1].x = high >> 8, r[0].s.x = scales & 255, r[1].s.x = scales >> 8;
@@ -192,8 +201,8 @@ template <> struct codes<TYPE_IQ2_S> {
     }
 };
 
-/* The grid has c for a magnitude of 2c + 1; its complement stands for the negative: 2 (-c - 1) + 1. q.x, q.y: indices, h.x: signs,
- * x: upper bits of indices. */
+/* The grid has c for a magnitude of 2c + 1; its complement stands for the negative: 2 (-c - 1) + 1. q.x, q.y: indices, h.x:
+ * signs, x: upper bits of indices. */
 template <> struct codes<TYPE_IQ3_S> {
     CODES void fetch(half_raw &r, const coded_row &m, uint32_t slice, uint32_t half) {
         const uint64_t b = block_of(m, slice);
@@ -226,12 +235,12 @@ template <> struct codes<TYPE_IQ3_S> {
     }
 };
 
-/* ---- 16 levels, the two halves of a group of 32 in a byte's nibbles ------------------------------------------------------- */
+/* ---- 16 levels, the two halves of a group of 32 in a byte's nibbles ------------------------------------------ */
 
 /* Types of this family are alike once prepared, but for the table: x is 0 for V4. */
 
-/* 6-bit scale of group t less 32, and whether its levels are moved up, from the 16 bytes in front of IQ4_K and IQ5_K: `low` the word
- * with its four lower bits. */
+/* 6-bit scale of group t less 32, and whether its levels are moved up, from the 16 bytes in front of IQ4_K and IQ5_K: `low` the
+ * word with its four lower bits. */
 CODES void prepare_head_k(uint32_t d_extra, uint32_t high, uint32_t low, uint32_t t, int up, float &scale, int &bias) {
     scale = half_bits(d_extra) * static_cast<float>(static_cast<int>(nibble_of(low, t % 8) + 16 * (high >> 2 * t & 3)) - 32);
     bias = d_extra >> (16 + t) & 1 ? up : 0;
@@ -326,15 +335,15 @@ template <> struct codes<TYPE_IQ4_KSS> {
 };
 
 CODES void open_halves(const half_kept &k, uint32_t (&word)[8]) {
-    const table_16 t = {k.x ? levels_mxfp4(0) : levels_v4(0), k.x ? levels_mxfp4(1) : levels_v4(1), k.x ? levels_mxfp4(2) : levels_v4(2),
-                        k.x ? levels_mxfp4(3) : levels_v4(3)};
+    const table_16 t = {k.x ? levels_mxfp4(0) : levels_v4(0), k.x ? levels_mxfp4(1) : levels_v4(1),
+                        k.x ? levels_mxfp4(2) : levels_v4(2), k.x ? levels_mxfp4(3) : levels_v4(3)};
     look_up_16(k.q.x, t, word[0], word[4]);
     look_up_16(k.q.y, t, word[1], word[5]);
     look_up_16(k.q.z, t, word[2], word[6]);
     look_up_16(k.q.w, t, word[3], word[7]);
 }
 
-/* ---- 32 and 64 levels, two neighbouring groups of 32 in a byte's nibbles --------------------------------------------------- */
+/* ---- 32 and 64 levels, two neighbouring groups of 32 in a byte's nibbles ------------------------------------- */
 
 /* h: the codes' upper bits, shifted so that of each byte bits 0 and 1 (IQ6_K: 0, 1 and 2, 3) are those of its two nibbles. */
 
@@ -404,14 +413,16 @@ CODES void open_pairs_64(const half_kept &k, uint32_t (&word)[8]) {
     look_up_64(k.q.w, to_nibbles<2>(k.h.w), to_nibbles<2>(k.h.w >> 1), word[3], word[7]);
 }
 
-/* ---- 2 and 3 bits, four groups of 32 in a byte ------------------------------------------------------------------------------ */
+/* ---- 2 and 3 bits, four groups of 32 in a byte --------------------------------------------------------------- */
 
-/* Both halves read the slice's 16 bytes, and take groups h and h + 2 of the block's half; h: their third bits. Prepared, codes stand
- * in bits 0, 1 of the nibbles (low ones: the first piece's), third bits in bit 2 of `h`'s. */
+/* Both halves read the slice's 16 bytes, and take groups h and h + 2 of the block's half; h: their third bits. Prepared, codes
+ * stand in bits 0, 1 of the nibbles (low ones: the first piece's), third bits in bit 2 of `h`'s. */
 CODES uint4 fetch_planes(const coded_row &m, uint64_t b, uint32_t slice) {
     return ldu4(field_of(m, 0, b, 64) + 32 * (slice / 2 % 2) + 16 * (slice % 2));
 }
-CODES uint4 fetch_high(const coded_row &m, uint64_t b, uint32_t slice) { return ldu4(field_of(m, 64, b, 32) + 16 * (slice % 2)); }
+CODES uint4 fetch_high(const coded_row &m, uint64_t b, uint32_t slice) {
+    return ldu4(field_of(m, 64, b, 32) + 16 * (slice % 2));
+}
 
 /* A half's first group of 16, less the 8 of the block's half. */
 CODES uint32_t first_16(uint32_t slice, uint32_t half) { return slice % 2 + 2 * half; }
@@ -568,7 +579,7 @@ CODES void open_planes(const half_kept &k, uint32_t (&word)[8]) {
     open_plane_word(k.q.w, k.x, word[3], word[7]);
 }
 
-/* ---- blocks of 32 ---------------------------------------------------------------------------------------------------------- */
+/* ---- blocks of 32 -------------------------------------------------------------------------------------------- */
 
 /* x: bit k is the fifth of weight k; h.x, h.y of Q6_0: its upper bits, which others have as 0. */
 
@@ -620,14 +631,16 @@ CODES void open_blocks(const half_kept &k, uint32_t (&word)[8]) {
     const uint32_t w[4] = {k.q.x, k.q.y, k.q.z, k.q.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint32_t e = (i % 2 ? k.h.y : k.h.x) >> 4 * (i / 2); /* of a byte's nibble bits 0, 1: weight j's; 2, 3: weight 16 + j's */
-        word[i] = (w[i] & 0x0f0f0f0fu) | (e << 4 & 0x30303030u), word[4 + i] = (w[i] >> 4 & 0x0f0f0f0fu) | (e << 2 & 0x30303030u);
+        /* Of a byte's nibble bits 0, 1: weight j's; 2, 3: weight 16 + j's. */
+        const uint32_t e = (i % 2 ? k.h.y : k.h.x) >> 4 * (i / 2);
+        word[i] = (w[i] & 0x0f0f0f0fu) | (e << 4 & 0x30303030u);
+        word[4 + i] = (w[i] >> 4 & 0x0f0f0f0fu) | (e << 2 & 0x30303030u);
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) word[i] |= (k.x >> 4 * i & 15) * 0x02040810u & 0x10101010u;
 }
 
-/* ---- the other codebooks ----------------------------------------------------------------------------------------------------- */
+/* ---- the other codebooks ------------------------------------------------------------------------------------- */
 
 /* All eight signs of a 7-bit code: bit 7 makes their number even. */
 CODES uint32_t signs_of(uint32_t code) { return code | (__popc(code) & 1) << 7; }
@@ -693,7 +706,8 @@ template <> struct codes<TYPE_IQ3_XXS> {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const uint32_t mask = mask_of(signs_of(k.x >> 7 * (i / 2) & 127) >> 4 * (i % 2) & 15);
-            word[i] = (grid[byte_of(i < 4 ? k.q.x : k.q.y, i % 4)] ^ mask) + (mask & 0x01010101u); /* no magnitude is 0: no carry */
+            /* No magnitude is 0: no carry. */
+            word[i] = (grid[byte_of(i < 4 ? k.q.x : k.q.y, i % 4)] ^ mask) + (mask & 0x01010101u);
         }
     }
 };
@@ -773,7 +787,7 @@ template <> struct codes<TYPE_IQ2_KL> {
     }
 };
 
-/* ---- families ------------------------------------------------------------------------------------------------------------------ */
+/* ---- families ------------------------------------------------------------------------------------------------ */
 
 /* Both halves, if there are two. */
 template <enum tensor_type TYPE> CODES void fetch_slice(half_raw (&r)[2], const coded_row &m, uint32_t slice, bool both) {
@@ -790,7 +804,8 @@ struct slice_kept {
 };
 
 /* Slices of R rows: all loads first. */
-template <enum tensor_type TYPE, int R> CODES void keep_rows(slice_kept (&k)[R], const coded_row (&m)[R], uint32_t slice, bool both) {
+template <enum tensor_type TYPE, int R>
+CODES void keep_rows(slice_kept (&k)[R], const coded_row (&m)[R], uint32_t slice, bool both) {
     half_raw raw[R][2];
 #pragma unroll
     for (int i = 0; i < R; i++) fetch_slice<TYPE>(raw[i], m[i], slice, both);
@@ -801,10 +816,9 @@ template <enum tensor_type TYPE, int R> CODES void keep_rows(slice_kept (&k)[R],
     }
 }
 
-/* What kernels of a family know at compile time. fetch(), prepare() and both in one, keep(), ask for the type; open() does where opening
- * differs. MIN, BIASED: whether a type
- * has minima, biases other than 0. SMALL: has types with blocks of 32, whose rows may end with half a slice. GRID: words of the
- * largest grid. */
+/* What kernels of a family know at compile time. fetch(), prepare() and both in one, keep(), ask for the type; open() does
+ * where opening differs. MIN, BIASED: whether a type has minima, biases other than 0. SMALL: has types with blocks of 32, whose
+ * rows may end with half a slice. GRID: words of the largest grid. */
 template <int FAMILY> struct family;
 
 #define KEEP_ROWS_CASE(suffix) case TYPE_##suffix: keep_rows<TYPE_##suffix, R>(k, m, slice, both); break;
@@ -812,19 +826,20 @@ template <int FAMILY> struct family;
 #define PREPARE_CASE(suffix) case TYPE_##suffix: codes<TYPE_##suffix>::prepare(r, slice, half, k); break;
 #define OPEN_CASE(suffix) case TYPE_##suffix: codes<TYPE_##suffix>::open(k, slice, half, grid, word); break;
 
-#define FAMILY_BEGIN(name, list, order, min_, biased, small, grid_)                                                       \
-    template <> struct family<FAMILY_##name> : order {                                                                    \
-        enum { MIN = min_, BIASED = biased, SMALL = small, GRID = grid_ };                                                \
-        template <int R> CODES void keep(int type, slice_kept (&k)[R], const coded_row (&m)[R], uint32_t slice, bool both) { \
-            switch (type) { list(KEEP_ROWS_CASE) default: __builtin_unreachable(); }                                      \
-        }                                                                                                                 \
-        CODES void fetch(int type, half_raw &r, const coded_row &m, uint32_t slice, uint32_t half) {                      \
-            switch (type) { list(FETCH_CASE) default: __builtin_unreachable(); }                                          \
-        }                                                                                                                 \
-        CODES void prepare(int type, const half_raw &r, uint32_t slice, uint32_t half, half_kept &k) {                    \
-            switch (type) { list(PREPARE_CASE) default: __builtin_unreachable(); }                                        \
-        }                                                                                                                 \
-        CODES void open(int type, const half_kept &k, uint32_t slice, uint32_t half, const uint32_t *grid, uint32_t (&word)[8]) {
+#define FAMILY_BEGIN(name, list, order, min_, biased, small, grid_)                                                            \
+    template <> struct family<FAMILY_##name> : order {                                                                         \
+        enum { MIN = min_, BIASED = biased, SMALL = small, GRID = grid_ };                                                     \
+        template <int R> CODES void keep(int type, slice_kept (&k)[R], const coded_row (&m)[R], uint32_t slice, bool both) {   \
+            switch (type) { list(KEEP_ROWS_CASE) default: __builtin_unreachable(); }                                           \
+        }                                                                                                                      \
+        CODES void fetch(int type, half_raw &r, const coded_row &m, uint32_t slice, uint32_t half) {                           \
+            switch (type) { list(FETCH_CASE) default: __builtin_unreachable(); }                                               \
+        }                                                                                                                      \
+        CODES void prepare(int type, const half_raw &r, uint32_t slice, uint32_t half, half_kept &k) {                         \
+            switch (type) { list(PREPARE_CASE) default: __builtin_unreachable(); }                                             \
+        }                                                                                                                      \
+        CODES void open(int type, const half_kept &k, uint32_t slice, uint32_t half, const uint32_t *grid,                     \
+                        uint32_t (&word)[8]) {
 #define FAMILY_END \
         }          \
     };
@@ -858,7 +873,8 @@ FAMILY_BEGIN(GRIDS, GPU_TYPES_GRIDS, order_natural, 0, 0, 0, GPU_GRID_IQ1_WORDS)
     switch (type) { GPU_TYPES_GRIDS(OPEN_CASE) default: __builtin_unreachable(); }
 FAMILY_END
 
-/* The type's grid, of the tables on the device, in the block's shared memory; NULL without one. All threads call; ends with a barrier. */
+/* The type's grid, of the tables on the device, in the block's shared memory; NULL without one. All threads call; ends with a
+ * barrier. */
 template <int FAMILY> static __device__ __forceinline__ const uint32_t *block_grid(int type, const uint32_t *tables) {
     if constexpr (family<FAMILY>::GRID > 0) {
         SHARED(uint32_t, grid, family<FAMILY>::GRID);

@@ -1,5 +1,5 @@
-/* A prompt's batch on the device, through the table alone: every weight type and tile width, dense and by expert, against double
- * arithmetic on what the device multiplies (weights and activations rounded to binary16); and that neither the number of
+/* A prompt's batch on the device, through the table alone: every weight type and tile width, dense and by expert, against
+ * double arithmetic on what the device multiplies (weights and activations rounded to binary16); and that neither the number of
  * calls, their order, nor the other lane changes a bit. Runs on the emulated device and on a real one; skips without any. */
 #include "tests/support/check.h"
 
@@ -10,16 +10,29 @@
 #include "cpu/cpu.h"
 #include "gpu/gpu.h"
 
-enum { EMBD = 256, HEADS = 8, KV_HEADS = 2, DH = 64, EXPERTS = 16, USED = 2, VOCAB = 600, HEAD_ROWS = VOCAB, LAYERS = 2, BATCH = 480 };
+enum {
+    EMBD = 256,
+    HEADS = 8,
+    KV_HEADS = 2,
+    DH = 64,
+    EXPERTS = 16,
+    USED = 2,
+    VOCAB = 600,
+    HEAD_ROWS = VOCAB,
+    LAYERS = 2,
+    BATCH = 480
+};
 enum { Q_ROWS = HEADS * DH, KV_ROWS = KV_HEADS * DH, QKV = Q_ROWS + 2 * KV_ROWS };
 
-/* Those with kernels of their own; and for experts two of others (test_gpu_types has all), with a grid and with a scale a row. */
-static const enum tensor_type all_types[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q4_0, TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_IQ3_S, TYPE_IQ4_KS};
+/* Those with kernels of their own; and for experts two of others (test_gpu_types has all), with a grid and with a scale a row.
+ */
+static const enum tensor_type all_types[] = {TYPE_F32,  TYPE_F16,  TYPE_BF16, TYPE_Q4_0,  TYPE_Q8_0,
+                                             TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_IQ3_S, TYPE_IQ4_KS};
 enum { N_EXPERT_TYPES = sizeof all_types / sizeof *all_types, N_TYPES = N_EXPERT_TYPES - 2 };
 
 static const uint64_t limit_ns = 120000000000u;
 
-/* ---- weights -------------------------------------------------------------------------------------------------------------- */
+/* ---- weights ------------------------------------------------------------------------------------------------- */
 
 static uint64_t random_state;
 
@@ -72,7 +85,8 @@ static struct cpu_ops ops;
 
 /* After `file` has changed. */
 static void weights_open(struct weights *w) {
-    for (uint32_t r = 0; r < w->rows; r++) ops.types[w->type].dequant(w->file + r * w->row_bytes, w->exact + (size_t)r * w->k, w->k);
+    for (uint32_t r = 0; r < w->rows; r++)
+        ops.types[w->type].dequant(w->file + r * w->row_bytes, w->exact + (size_t)r * w->k, w->k);
     for (size_t i = 0; i < (size_t)w->rows * w->k; i++) w->half[i] = f16_to_f32(f32_to_f16(w->exact[i]));
 }
 
@@ -101,7 +115,7 @@ static void weights_free(struct weights *w) {
     free(w->half);
 }
 
-/* ---- a device with a network ------------------------------------------------------------------------------------------------ */
+/* ---- a device with a network --------------------------------------------------------------------------------- */
 
 struct block {
     gpu_ptr at;
@@ -153,7 +167,9 @@ static void sync_device(struct world *w) {
     must(w->g->ops->sync(w->g, GPU_COMPUTE, limit_ns, &why), &why);
 }
 
-static uint64_t device_bytes(const struct world *w, const struct weights *m) { return w->g->ops->types[m->type].bytes(m->rows, m->k); }
+static uint64_t device_bytes(const struct world *w, const struct weights *m) {
+    return w->g->ops->types[m->type].bytes(m->rows, m->k);
+}
 
 static void put_at(struct world *w, const struct weights *m, gpu_ptr to) {
     struct reason why;
@@ -243,20 +259,49 @@ static void open_network(struct world *w, const struct plan *p) {
     double frequency[DH / 2];
     for (int r = 0; r < DH / 2; r++) frequency[r] = pow(1e6, -2.0 * r / DH);
     const float ones[DH] = {1};
-    const gpu_ptr norm = put_floats(w, w->gain, EMBD), head_norm = put_floats(w, w->head_gain, EMBD), dh_norm = put_floats(w, ones, DH);
-    struct gpu_layer l = {.attn_norm = norm, .ffn_norm = norm, .q_norm = dh_norm, .k_norm = dh_norm, .q = put(w, &w->q), .k = put(w, &w->k),
-                          .v = put(w, &w->v), .output = put(w, &w->output), .router = put(w, &w->router), .gate_type = p->type,
-                          .up_type = p->up_type, .down_type = p->down_type, .up_offset = w->up_offset, .down_offset = w->down_offset};
+    const gpu_ptr norm = put_floats(w, w->gain, EMBD), head_norm = put_floats(w, w->head_gain, EMBD),
+                  dh_norm = put_floats(w, ones, DH);
+    struct gpu_layer l = {.attn_norm = norm,
+                          .ffn_norm = norm,
+                          .q_norm = dh_norm,
+                          .k_norm = dh_norm,
+                          .q = put(w, &w->q),
+                          .k = put(w, &w->k),
+                          .v = put(w, &w->v),
+                          .output = put(w, &w->output),
+                          .router = put(w, &w->router),
+                          .gate_type = p->type,
+                          .up_type = p->up_type,
+                          .down_type = p->down_type,
+                          .up_offset = w->up_offset,
+                          .down_offset = w->down_offset};
     for (int i = 0; i < LAYERS; i++) w->layers[i] = l;
     const uint64_t table_bytes = VOCAB * w->embedding.row_bytes;
     w->table = take_pinned(w, table_bytes, &w->table_mapped);
     memcpy(w->table, w->embedding.file, table_bytes);
-    const struct gpu_network_options o = {
-        .shape = {.n_layers = LAYERS, .n_embd = EMBD, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = DH, .n_ff = p->ff, .n_experts = EXPERTS,
-                  .n_used = USED, .n_vocab = HEAD_ROWS, .rms_eps = 1e-6f, .rope_magnitude = 1},
-        .layers = w->layers, .rope_frequency = frequency, .embedding = w->table, .embedding_mapped = w->table_mapped,
-        .embedding_type = p->embedding_type, .embedding_row_bytes = w->embedding.row_bytes, .output_norm = head_norm, .head = put(w, &w->head),
-        .slots = w->slots, .max_sequences = 1, .max_pages = 4, .batch_tokens = BATCH};
+    const struct gpu_network_options o = {.shape = {.n_layers = LAYERS,
+                                                    .n_embd = EMBD,
+                                                    .n_heads = HEADS,
+                                                    .n_kv_heads = KV_HEADS,
+                                                    .head_dim = DH,
+                                                    .n_ff = p->ff,
+                                                    .n_experts = EXPERTS,
+                                                    .n_used = USED,
+                                                    .n_vocab = HEAD_ROWS,
+                                                    .rms_eps = 1e-6f,
+                                                    .rope_magnitude = 1},
+                                          .layers = w->layers,
+                                          .rope_frequency = frequency,
+                                          .embedding = w->table,
+                                          .embedding_mapped = w->table_mapped,
+                                          .embedding_type = p->embedding_type,
+                                          .embedding_row_bytes = w->embedding.row_bytes,
+                                          .output_norm = head_norm,
+                                          .head = put(w, &w->head),
+                                          .slots = w->slots,
+                                          .max_sequences = 1,
+                                          .max_pages = 4,
+                                          .batch_tokens = BATCH};
     must(w->g->ops->network_open(w->g, &o, &w->net, &why), &why);
 }
 
@@ -297,7 +342,7 @@ static void world_close(struct world *w) {
     free(w);
 }
 
-/* ---- the oracle ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the oracle ---------------------------------------------------------------------------------------------- */
 
 static double round_half(double x) { return (double)f16_to_f32(f32_to_f16((float)x)); }
 
@@ -329,13 +374,17 @@ static struct dot dot(const float *w, const double *x, uint32_t k) {
 static double allowed(struct dot d) { return 0x1p-19 * d.size + 0x1p-10 * d.most + 1e-12; }
 
 static void check_near(const char *what, uint32_t token, uint32_t row, double got, double want, double bound) {
-    if (!(fabs(got - want) <= bound)) fail_test("%s, token %u, row %u: %.9g, expected %.9g +- %.3g", what, token, row, got, want, bound);
+    if (!(fabs(got - want) <= bound))
+        fail_test("%s, token %u, row %u: %.9g, expected %.9g +- %.3g", what, token, row, got, want, bound);
 }
 
-static double embedding_of(const struct world *w, int32_t token, uint32_t c) { return (double)w->embedding.exact[(size_t)token * EMBD + c]; }
+static double embedding_of(const struct world *w, int32_t token, uint32_t c) {
+    return (double)w->embedding.exact[(size_t)token * EMBD + c];
+}
 
 /* The sum of the experts that `use` allows for a token whose normed input the device gave, and how far off that may be. */
-static void oracle_experts(const struct world *w, const float *input, const int32_t *expert, const float *weight, const bool *use, double *y, double *bound) {
+static void oracle_experts(const struct world *w, const float *input, const int32_t *expert, const float *weight,
+                           const bool *use, double *y, double *bound) {
     double b[EMBD], mid[512], spread[512];
     for (int c = 0; c < EMBD; c++) b[c] = round_half((double)input[c]), y[c] = bound[c] = 0;
     for (int r = 0; r < USED; r++) {
@@ -343,7 +392,8 @@ static void oracle_experts(const struct world *w, const float *input, const int3
         if (!use[e]) continue;
         double top = 0;
         for (uint32_t f = 0; f < w->ff; f++) {
-            const struct dot g = dot(w->gate[e].half + (size_t)f * EMBD, b, EMBD), u = dot(w->up[e].half + (size_t)f * EMBD, b, EMBD);
+            const struct dot g = dot(w->gate[e].half + (size_t)f * EMBD, b, EMBD),
+                             u = dot(w->up[e].half + (size_t)f * EMBD, b, EMBD);
             const double silu = g.sum / (1 + exp(-g.sum));
             mid[f] = silu * u.sum;
             spread[f] = fabs(silu) * allowed(u) + 1.1 * fabs(u.sum) * allowed(g) + 0x1p-11 * fabs(mid[f]);
@@ -360,7 +410,7 @@ static void oracle_experts(const struct world *w, const float *input, const int3
     }
 }
 
-/* ---- runs --------------------------------------------------------------------------------------------------------------------- */
+/* ---- runs ---------------------------------------------------------------------------------------------------- */
 
 struct run {
     struct gpu_batch batch;
@@ -416,7 +466,8 @@ static void check_after(const struct world *w, const struct run *r, const bool *
         oracle_norm(x, w->gain, normed);
         const double rms = sqrt(sum / EMBD), common = sqrt(off / sum); /* by which the norm itself may be off */
         for (uint32_t c = 0; c < EMBD; c++)
-            check_near("x after experts", t, c, (double)r->after[(size_t)t * EMBD + c], normed[c], 1.3 * bound[c] / rms + (common + 4e-6) * fabs(normed[c]) + 1e-6);
+            check_near("x after experts", t, c, (double)r->after[(size_t)t * EMBD + c], normed[c],
+                       1.3 * bound[c] / rms + (common + 4e-6) * fabs(normed[c]) + 1e-6);
     }
 }
 
@@ -434,14 +485,22 @@ static uint32_t ragged_tokens(struct run *r) {
 static void one_choice(struct world *w) {
     for (uint32_t t = 0; t < VOCAB; t++)
         for (uint32_t e = 0; e < EXPERTS; e++)
-            ((float *)w->embedding.file)[(size_t)t * EMBD + e] = e == first_choice(t) ? 6 : e == (first_choice(t) + 1) % 4 + 12 ? 4 : 0;
+            ((float *)w->embedding.file)[(size_t)t * EMBD + e] = e == first_choice(t)                  ? 6
+                                                                 : e == (first_choice(t) + 1) % 4 + 12 ? 4
+                                                                                                       : 0;
 }
 
-/* ---- tests ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------------- */
 
 static struct plan plan_of(enum tensor_type type) {
     const bool super = tensor_type_info(type)->block_weights == QK_K;
-    return (struct plan){.type = type, .up_type = type, .down_type = type, .embedding_type = TYPE_F32, .router_type = TYPE_F32, .ff = super ? 256 : 160, .expert_size = 0.15f};
+    return (struct plan){.type = type,
+                         .up_type = type,
+                         .down_type = type,
+                         .embedding_type = TYPE_F32,
+                         .router_type = TYPE_F32,
+                         .ff = super ? 256 : 160,
+                         .expert_size = 0.15f};
 }
 
 static struct run *run_new(void) {
@@ -455,7 +514,8 @@ static void check_routes(const struct world *w, const struct run *r, const float
         double x[EMBD], normed[EMBD], logit[EXPERTS], sum = 0;
         for (uint32_t c = 0; c < EMBD; c++) x[c] = embedding_of(w, r->tokens[t], c);
         oracle_norm(x, gain, normed);
-        for (uint32_t c = 0; c < EMBD; c++) check_near("normed", t, c, (double)r->input[(size_t)t * EMBD + c], normed[c], 4e-6 * fabs(normed[c]) + 1e-9);
+        for (uint32_t c = 0; c < EMBD; c++)
+            check_near("normed", t, c, (double)r->input[(size_t)t * EMBD + c], normed[c], 4e-6 * fabs(normed[c]) + 1e-9);
         for (uint32_t e = 0; e < EXPERTS; e++) logit[e] = dot(w->router.exact + (size_t)e * EMBD, normed, EMBD).sum;
         bool chosen[EXPERTS] = {false};
         for (uint32_t k = 0; k < USED; k++) {
@@ -501,7 +561,9 @@ static void test_two_types(void **state) {
     static const struct {
         enum tensor_type gate, up, down;
         uint32_t ff;
-    } cases[] = {{TYPE_Q4_K, TYPE_Q6_K, TYPE_Q8_0, 96}, {TYPE_Q8_0, TYPE_F32, TYPE_F16, 160}, {TYPE_IQ4_KS, TYPE_IQ4_XS, TYPE_Q4_K, 256}};
+    } cases[] = {{TYPE_Q4_K, TYPE_Q6_K, TYPE_Q8_0, 96},
+                 {TYPE_Q8_0, TYPE_F32, TYPE_F16, 160},
+                 {TYPE_IQ4_KS, TYPE_IQ4_XS, TYPE_Q4_K, 256}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct plan p = plan_of(cases[i].gate);
         p.up_type = cases[i].up, p.down_type = cases[i].down, p.ff = cases[i].ff;
@@ -549,7 +611,8 @@ static void check_output(struct world *w, uint32_t n) {
         }
         oracle_norm(x, w->gain, normed);
         for (uint32_t c = 0; c < EMBD; c++)
-            check_near("output", t, c, (double)r->after[(size_t)t * EMBD + c], normed[c], 1.3 * bound[c] / sqrt(sum / EMBD) + 2e-5 * fabs(normed[c]) + 1e-6);
+            check_near("output", t, c, (double)r->after[(size_t)t * EMBD + c], normed[c],
+                       1.3 * bound[c] / sqrt(sum / EMBD) + 2e-5 * fabs(normed[c]) + 1e-6);
     }
     free(r);
 }
@@ -566,7 +629,8 @@ static void check_logits(struct world *w, uint32_t n, uint32_t from, uint32_t co
         oracle_norm(x, w->head_gain, normed);
         for (uint32_t row = 0; row < HEAD_ROWS; row++) {
             const struct dot d = dot(w->head.half + (size_t)row * EMBD, normed, EMBD);
-            check_near("logit", t, row, (double)w->logits[(size_t)t * HEAD_ROWS + row], d.sum, 0x1p-18 * d.size + 0x1p-11 * d.most); /* the input is not rounded */
+            check_near("logit", t, row, (double)w->logits[(size_t)t * HEAD_ROWS + row], d.sum,
+                       0x1p-18 * d.size + 0x1p-11 * d.most); /* the input is not rounded */
         }
     }
     free(r);
@@ -607,7 +671,8 @@ static void test_embedding(void **state) {
 /* All experts at once; in three calls; the other way round; with every second one left to the host. */
 static void test_calls(void **state) {
     (void)state;
-    static const uint32_t mixed[EXPERTS] = {9, 2, 15, 4, 0, 11, 6, 13, 1, 8, 3, 10, 5, 12, 7, 14}, odd[] = {1, 3, 5, 7, 9, 11, 13, 15};
+    static const uint32_t mixed[EXPERTS] = {9, 2, 15, 4, 0, 11, 6, 13, 1, 8, 3, 10, 5, 12, 7, 14},
+                          odd[] = {1, 3, 5, 7, 9, 11, 13, 15};
     const struct plan p = plan_of(TYPE_Q4_K);
     struct world *w = world_open(&p);
     struct run *a = run_new(), *b = run_new();
@@ -659,7 +724,8 @@ static void test_lanes(void **state) {
     struct run *alone[GPU_LANES] = {run_new(), run_new()}, *both[GPU_LANES] = {run_new(), run_new()};
     const uint32_t n[GPU_LANES] = {70, 33};
     for (int l = 0; l < GPU_LANES; l++) {
-        for (uint32_t t = 0; t < n[l]; t++) alone[l]->tokens[t] = both[l]->tokens[t] = (int32_t)((t * 31 + 200 * (uint32_t)l) % VOCAB);
+        for (uint32_t t = 0; t < n[l]; t++)
+            alone[l]->tokens[t] = both[l]->tokens[t] = (int32_t)((t * 31 + 200 * (uint32_t)l) % VOCAB);
         begin(w, alone[l], (uint32_t)l, n[l]);
         route(w, alone[l], 0, alone[l]->input);
         compute(w, alone[l], rising, EXPERTS);
@@ -707,7 +773,8 @@ static void odd_router(struct world *w) {
     for (uint32_t e = 0; e < EXPERTS; e++) router[e * EMBD + 100] = e == 3 || e == 7 || e == 12 ? 9.f : 0;
     router[5 * EMBD + 1] = NAN;
     router[9 * EMBD + 2] = INFINITY;
-    for (uint32_t t = 0; t < VOCAB; t++) ((float *)w->embedding.file)[(size_t)t * EMBD + 100] = 5, ((float *)w->embedding.file)[(size_t)t * EMBD + 2] = -3;
+    for (uint32_t t = 0; t < VOCAB; t++)
+        ((float *)w->embedding.file)[(size_t)t * EMBD + 100] = 5, ((float *)w->embedding.file)[(size_t)t * EMBD + 2] = -3;
 }
 
 static void test_ties(void **state) {
@@ -737,8 +804,9 @@ int main(void) {
     }
     g->ops->close(&g);
     cpu_ops_init(&ops, ISA_REF);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embedding), cmocka_unit_test(test_dense), cmocka_unit_test(test_ragged_experts), cmocka_unit_test(test_two_types),
-                                       cmocka_unit_test(test_calls), cmocka_unit_test(test_lanes), cmocka_unit_test(test_range),
-                                       cmocka_unit_test(test_ties)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embedding),      cmocka_unit_test(test_dense),
+                                       cmocka_unit_test(test_ragged_experts), cmocka_unit_test(test_two_types),
+                                       cmocka_unit_test(test_calls),          cmocka_unit_test(test_lanes),
+                                       cmocka_unit_test(test_range),          cmocka_unit_test(test_ties)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* The GPU's device layer: which device, its memory and budget, copies, layouts, events, waiting, errors, and the order in which a
- * step's kernels run. The kernels themselves are stand-ins (tests/gpu/launch_stub.h).
+/* The GPU's device layer: which device, its memory and budget, copies, layouts, events, waiting, errors, and the order in which
+ * a step's kernels run. The kernels themselves are stand-ins (tests/gpu/launch_stub.h).
  *
  * Runs on the emulated device, or unchanged on a real one where it is linked with that; the first argument names the device. */
 #include "tests/support/check.h"
@@ -83,7 +83,7 @@ static void fill(uint8_t *bytes, uint64_t n, uint32_t seed) {
     }
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------- */
 
 static void test_names(void **state) {
     (void)state;
@@ -110,8 +110,8 @@ static void test_info(void **state) {
     assert_true(info.sm_count > 0);
     assert_true(info.cc_major * 10 + info.cc_minor >= 75);
     assert_true(info.free_bytes > 0 && info.free_bytes <= info.vram_bytes);
-    print_message("  %s, %u multiprocessors, %u.%u, overhead %llu MiB\n", info.name, info.sm_count, info.cc_major, info.cc_minor,
-                  (unsigned long long)(memory().overhead / MIB));
+    print_message("  %s, %u multiprocessors, %u.%u, overhead %llu MiB\n", info.name, info.sm_count, info.cc_major,
+                  info.cc_minor, (unsigned long long)(memory().overhead / MIB));
 }
 
 #ifdef GPU_EMULATED
@@ -137,7 +137,7 @@ static void test_unfit(void **state) {
 }
 #endif
 
-/* ---- memory -------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------------- */
 
 static void test_accounting(void **state) {
     (void)state;
@@ -208,7 +208,7 @@ static void test_driver_refuses(void **state) {
     gpu->ops->free(gpu, GPU_USE_SCRATCH, p, MIB);
 }
 
-/* ---- copies -------------------------------------------------------------------------------------------------------- */
+/* ---- copies -------------------------------------------------------------------------------------------------- */
 
 static void test_copies(void **state) {
     (void)state;
@@ -295,7 +295,7 @@ static void test_events(void **state) {
     OK(gpu->ops->check(gpu, &why));
 }
 
-/* ---- layouts ------------------------------------------------------------------------------------------------------- */
+/* ---- layouts ------------------------------------------------------------------------------------------------- */
 
 static float scale_at(const void *matrix, uint64_t n_blocks, uint32_t plane, uint64_t block) {
     uint16_t d;
@@ -312,7 +312,8 @@ static float weight_at(enum tensor_type type, const void *m, uint64_t n_blocks, 
         return scale_at(m, n_blocks, GPU_Q4_0_D, block) * (float)((i < 16 ? byte & 15 : byte >> 4) - 8);
     }
     const uint32_t half = i / 128, plane = i % 128 / 32, l = i % 32;
-    const int low = gpu_field(m, n_blocks, GPU_Q6_K_QL, block, 128)[64 * half + 32 * (plane & 1) + l] >> (plane < 2 ? 0 : 4) & 15;
+    const int low =
+        gpu_field(m, n_blocks, GPU_Q6_K_QL, block, 128)[64 * half + 32 * (plane & 1) + l] >> (plane < 2 ? 0 : 4) & 15;
     const int high = gpu_field(m, n_blocks, GPU_Q6_K_QH, block, 64)[32 * half + l] >> 2 * plane & 3;
     const int8_t scale = (int8_t)gpu_field(m, n_blocks, GPU_Q6_K_SCALES, block, 16)[i / 16];
     return scale_at(m, n_blocks, GPU_Q6_K_D, block) * (float)scale * (float)(low + 16 * high - 32);
@@ -338,7 +339,8 @@ static void check_planes(enum tensor_type type, const uint8_t *file, const uint8
             const uint64_t block = (r * k + c) / info->block_weights;
             const float w = weight_at(type, planes, n_blocks, block, (uint32_t)(c % info->block_weights));
             if (memcmp(&w, &expected[c], sizeof w) != 0 && (w != 0 || expected[c] != 0))
-                fail_test("%s row %u column %u: %a, not %a", info->name, (unsigned)r, (unsigned)c, (double)w, (double)expected[c]);
+                fail_test("%s row %u column %u: %a, not %a", info->name, (unsigned)r, (unsigned)c, (double)w,
+                          (double)expected[c]);
         }
     }
     free(expected);
@@ -368,7 +370,8 @@ static uint32_t bit_in_file(enum gpu_order order, uint32_t bit) {
 static void check_fields(enum tensor_type type, const uint8_t *file, const uint8_t *planes, uint64_t rows, uint64_t k) {
     const struct gpu_layout l = layout_of(type);
     const struct tensor_type_info *info = tensor_type_info(type);
-    const uint64_t in_row = k / info->block_weights, n_blocks = rows * in_row, meta = info->row_meta_bytes, row_bytes = meta + in_row * info->block_bytes;
+    const uint64_t in_row = k / info->block_weights, n_blocks = rows * in_row, meta = info->row_meta_bytes,
+                   row_bytes = meta + in_row * info->block_bytes;
     uint32_t before = 0;
     for (uint32_t p = 0; p < l.n_planes; before += l.planes[p++].bytes)
         for (uint64_t b = 0; b < n_blocks; b++) {
@@ -376,7 +379,8 @@ static void check_fields(enum tensor_type type, const uint8_t *file, const uint8
             const uint8_t *at = gpu_field(planes, n_blocks, before, b, l.planes[p].bytes);
             for (uint32_t i = 0; i < 8u * l.planes[p].bytes; i++) {
                 const uint32_t source = i / 32 * 32 + bit_in_file((enum gpu_order)l.planes[p].order, i % 32);
-                if ((at[i / 8] >> i % 8 & 1) != (from[source / 8] >> source % 8 & 1)) fail_test("%s, plane %u, block %u, bit %u", info->name, p, (unsigned)b, i);
+                if ((at[i / 8] >> i % 8 & 1) != (from[source / 8] >> source % 8 & 1))
+                    fail_test("%s, plane %u, block %u, bit %u", info->name, p, (unsigned)b, i);
             }
         }
     assert_int_equal(before, info->block_bytes);
@@ -423,19 +427,29 @@ static void test_repack(void **state) {
     assert_true(gpu->ops->types[TYPE_Q4_K].same_layout && !gpu->ops->types[TYPE_Q6_K].same_layout);
 }
 
-/* ---- networks ------------------------------------------------------------------------------------------------------ */
+/* ---- networks ------------------------------------------------------------------------------------------------ */
 
 enum { LAYERS = 3, VOCAB = 300, EXPERTS = 6, PAGES = 5 };
 
-static const struct gpu_shape tiny = {.n_layers = LAYERS, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .n_ff = 32,
-                                      .n_experts = EXPERTS, .n_used = 2, .n_vocab = VOCAB, .rms_eps = 1e-6f, .rope_magnitude = 1};
+static const struct gpu_shape tiny = {.n_layers = LAYERS,
+                                      .n_embd = 64,
+                                      .n_heads = 4,
+                                      .n_kv_heads = 2,
+                                      .head_dim = 32,
+                                      .n_ff = 32,
+                                      .n_experts = EXPERTS,
+                                      .n_used = 2,
+                                      .n_vocab = VOCAB,
+                                      .rms_eps = 1e-6f,
+                                      .rope_magnitude = 1};
 static struct gpu_layer layers[LAYERS];
 static const double frequencies[16] = {1, 0.5};
 
 /* Layer 1 has its KV cache on the host. */
 static struct gpu_network_options tiny_options(void) {
     for (int i = 0; i < LAYERS; i++)
-        layers[i] = (struct gpu_layer){.gate_type = TYPE_Q4_K, .up_type = TYPE_Q4_K, .keys = i == 1 ? 0 : 4096, .values = i == 1 ? 0 : 8192};
+        layers[i] = (struct gpu_layer){
+            .gate_type = TYPE_Q4_K, .up_type = TYPE_Q4_K, .keys = i == 1 ? 0 : 4096, .values = i == 1 ? 0 : 8192};
     return (struct gpu_network_options){.shape = tiny, .layers = layers, .rope_frequency = frequencies, .max_sequences = 2,
                                         .max_pages = PAGES, .batch_tokens = 40};
 }
@@ -453,9 +467,9 @@ static void test_pairs(void **state) {
     static const struct {
         enum tensor_type gate, up;
         bool taken;
-    } pairs[] = {{TYPE_Q4_K, TYPE_Q4_K, true},    {TYPE_Q4_K, TYPE_Q6_K, true},     {TYPE_F32, TYPE_Q8_0, true},  {TYPE_IQ4_XS, TYPE_IQ4_NL, true},
-                 {TYPE_IQ3_S, TYPE_IQ3_S, true},  {TYPE_IQ2_XXS, TYPE_IQ2_XS, false}, {TYPE_IQ2_S, TYPE_IQ3_S, false}, {TYPE_Q4_K, TYPE_IQ4_K, false},
-                 {TYPE_IQ4_K, TYPE_IQ5_K, false}};
+    } pairs[] = {{TYPE_Q4_K, TYPE_Q4_K, true},     {TYPE_Q4_K, TYPE_Q6_K, true},   {TYPE_F32, TYPE_Q8_0, true},
+                 {TYPE_IQ4_XS, TYPE_IQ4_NL, true}, {TYPE_IQ3_S, TYPE_IQ3_S, true}, {TYPE_IQ2_XXS, TYPE_IQ2_XS, false},
+                 {TYPE_IQ2_S, TYPE_IQ3_S, false},  {TYPE_Q4_K, TYPE_IQ4_K, false}, {TYPE_IQ4_K, TYPE_IQ5_K, false}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         assert_int_equal(gpu->ops->takes_pair(pairs[i].gate, pairs[i].up), pairs[i].taken);
         assert_int_equal(gpu->ops->takes_pair(pairs[i].up, pairs[i].gate), pairs[i].taken);
@@ -579,7 +593,7 @@ static void test_steps(void **state) {
     OK(gpu->ops->check(gpu, &why));
 }
 
-/* ---- waiting, failing ---------------------------------------------------------------------------------------------- */
+/* ---- waiting, failing ---------------------------------------------------------------------------------------- */
 
 #ifdef GPU_EMULATED
 /* The emulator runs one thing a question where it is told to be lazy: no time is enough for two. */
@@ -738,7 +752,8 @@ static void test_kernel_error(void **state) {
 /* Graphs that the driver refuses, or that take more than the budget, leave a device that goes on. */
 static void test_graph_refused(void **state) {
     (void)state;
-    static const char *const calls[] = {"cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphUpload", "launch"};
+    static const char *const calls[] = {"cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate",
+                                        "cudaGraphUpload", "launch"};
     struct gpu_network *n = open_network();
     OK(gpu->ops->sync(gpu, GPU_COMPUTE, LONG, &why));
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {

@@ -10,7 +10,8 @@
 
 #include "core/json.h"
 
-static const char *const sections[] = {"device", "host", "limits", "hand_over", "step_launches", "attention", "products", "models", "peer", "compile"};
+static const char *const sections[] = {"device",    "host",     "limits", "hand_over", "step_launches",
+                                       "attention", "products", "models", "peer",      "compile"};
 enum { SECTIONS = sizeof sections / sizeof *sections };
 
 static char folder[] = "/tmp/coldstream-report-XXXXXX";
@@ -29,7 +30,8 @@ static json_t *report(const char *program, const char *flags) {
     struct text md = {0}, json = {0};
     struct reason why;
     json_t *root;
-    snprintf(command, sizeof command, "%s --quick -t 2 --tmp %s -o %s/made/report %s >/dev/null 2>%s/err", program, folder, folder, flags, folder);
+    snprintf(command, sizeof command, "%s --quick -t 2 --tmp %s -o %s/made/report %s >/dev/null 2>%s/err", program, folder,
+             folder, flags, folder);
     const int status = system(command);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail_test("%s: status %d", command, status);
     snprintf(path, sizeof path, "%s/made/report.md", folder);
@@ -109,7 +111,8 @@ static void measures_the_emulated_device(void **state) {
     assert_true(numbers(root, "limits", "value") >= 6);
     assert_int_equal(numbers(root, "hand_over", "p99_us"), 2);
     assert_true(numbers(root, "step_launches", "gb_s") >= 20);
-    assert_int_equal(numbers(root, "step_launches", "us"), json_array_size(json_object_get(section(root, "step_launches"), "rows")));
+    assert_int_equal(numbers(root, "step_launches", "us"),
+                     json_array_size(json_object_get(section(root, "step_launches"), "rows")));
     assert_int_equal(numbers(root, "attention", "us"), 6);
     assert_true(numbers(root, "products", "tflop_s") >= 9);
     assert_int_equal(numbers(root, "products", "us"), json_array_size(json_object_get(section(root, "products"), "rows")));

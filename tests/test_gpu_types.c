@@ -1,6 +1,6 @@
-/* Every weight type whose kernels are shared by a family of types: its way to the device, the products of a step, of experts and of a
- * prompt, its embedding rows, each against the CPU's reference. What does not depend on the type is test_gpu_step's and
- * test_gpu_batch's. */
+/* Every weight type whose kernels are shared by a family of types: its way to the device, the products of a step, of experts
+ * and of a prompt, its embedding rows, each against the CPU's reference. What does not depend on the type is test_gpu_step's
+ * and test_gpu_batch's. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -13,21 +13,22 @@
 static const struct {
     enum tensor_type type;
     bool all_counts;
-} types[] = {
-    {TYPE_IQ2_S, true},    {TYPE_IQ3_S, true},    {TYPE_IQ4_K, true},    {TYPE_IQ4_XS, false}, {TYPE_IQ4_NL, false}, {TYPE_IQ4_KS, false},
-    {TYPE_IQ4_KSS, false}, {TYPE_MXFP4, false},   {TYPE_IQ5_K, true},    {TYPE_IQ6_K, false},  {TYPE_IQ5_KS, false}, {TYPE_Q2_K, true},
-    {TYPE_Q3_K, false},    {TYPE_IQ2_K, false},   {TYPE_IQ3_K, false},   {TYPE_IQ2_KS, false}, {TYPE_IQ3_KS, false}, {TYPE_Q4_1, true},
-    {TYPE_Q5_0, false},    {TYPE_Q5_1, false},    {TYPE_Q6_0, false},    {TYPE_IQ2_XXS, true}, {TYPE_IQ2_XS, false}, {TYPE_IQ3_XXS, false},
-    {TYPE_IQ1_S, false},   {TYPE_IQ1_M, false},   {TYPE_IQ2_KL, false}};
+} types[] = {{TYPE_IQ2_S, true},   {TYPE_IQ3_S, true},    {TYPE_IQ4_K, true},   {TYPE_IQ4_XS, false},  {TYPE_IQ4_NL, false},
+             {TYPE_IQ4_KS, false}, {TYPE_IQ4_KSS, false}, {TYPE_MXFP4, false},  {TYPE_IQ5_K, true},    {TYPE_IQ6_K, false},
+             {TYPE_IQ5_KS, false}, {TYPE_Q2_K, true},     {TYPE_Q3_K, false},   {TYPE_IQ2_K, false},   {TYPE_IQ3_K, false},
+             {TYPE_IQ2_KS, false}, {TYPE_IQ3_KS, false},  {TYPE_Q4_1, true},    {TYPE_Q5_0, false},    {TYPE_Q5_1, false},
+             {TYPE_Q6_0, false},   {TYPE_IQ2_XXS, true},  {TYPE_IQ2_XS, false}, {TYPE_IQ3_XXS, false}, {TYPE_IQ1_S, false},
+             {TYPE_IQ1_M, false},  {TYPE_IQ2_KL, false}};
 enum { N_TYPES = sizeof types / sizeof *types };
 
-static const struct sizes small = {.e = 256, .f = 256, .heads = 4, .kv_heads = 1, .dh = 64, .experts = 3, .used = 2, .vocab = 21};
+static const struct sizes small = {
+    .e = 256, .f = 256, .heads = 4, .kv_heads = 1, .dh = 64, .experts = 3, .used = 2, .vocab = 21};
 static const struct sizes odd = {.e = 160, .f = 96, .heads = 3, .kv_heads = 1, .dh = 32, .experts = 3, .used = 2, .vocab = 21};
 
-/* ---- products of prompts ------------------------------------------------------------------------------------------- */
+/* ---- products of prompts ------------------------------------------------------------------------------------- */
 
-/* The device's products of n vectors with m, against double arithmetic on what it multiplies: weights and vectors in binary16, or as
- * they are. */
+/* The device's products of n vectors with m, against double arithmetic on what it multiplies: weights and vectors in binary16,
+ * or as they are. */
 static void check_product(struct fixture *f, const struct matrix *m, uint32_t n, bool exact) {
     float *x = malloc(n * m->k * sizeof *x), *w = malloc(m->k * sizeof *w), *got = malloc(n * m->rows * sizeof *got);
     uint16_t *half = malloc(n * m->k * sizeof *half);
@@ -52,7 +53,8 @@ static void check_product(struct fixture *f, const struct matrix *m, uint32_t n,
                 sum += p, size += fabs(p), most = fmax(most, fabs(p));
             }
             /* sums in binary32; a weight or two that binary16 rounds to the other neighbour */
-            check_close(got[i * m->rows + r], sum, 0x1p-19 * size + (exact ? 0 : 0x1p-10 * most), exact ? "exact product" : "product", i * m->rows + r);
+            check_close(got[i * m->rows + r], sum, 0x1p-19 * size + (exact ? 0 : 0x1p-10 * most),
+                        exact ? "exact product" : "product", i * m->rows + r);
         }
     }
     device->ops->free(device, GPU_USE_DENSE, to, x_bytes);
@@ -60,7 +62,7 @@ static void check_product(struct fixture *f, const struct matrix *m, uint32_t n,
     free(x), free(w), free(got), free(half);
 }
 
-/* ---- tests ----------------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------------- */
 
 static void try_type(enum tensor_type type, struct sizes z, bool all_counts) {
     const struct gpu_type *t = &device->ops->types[type];
@@ -121,7 +123,8 @@ static void test_extreme_blocks(void **state) {
                 }
                 if (f.q.type == TYPE_MXFP4) block[0] = kept[0];
                 if (f.q.type == TYPE_IQ1_M)
-                    for (int w = 0; w < 4; w++) block[49 + 2 * w] = (uint8_t)((block[49 + 2 * w] & 15) | (kept[49 + 2 * w] & 0xf0));
+                    for (int w = 0; w < 4; w++)
+                        block[49 + 2 * w] = (uint8_t)((block[49 + 2 * w] & 15) | (kept[49 + 2 * w] & 0xf0));
             }
         open_network(&f);
         check_qkv(&f, 1);
@@ -136,8 +139,8 @@ int main(void) {
         print_message("no device: %s\n", why.text);
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_types), cmocka_unit_test(test_odd_rows), cmocka_unit_test(test_mixed_types),
-                                       cmocka_unit_test(test_extreme_blocks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_types), cmocka_unit_test(test_odd_rows),
+                                       cmocka_unit_test(test_mixed_types), cmocka_unit_test(test_extreme_blocks)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device->ops->close(&device);
     return failed;

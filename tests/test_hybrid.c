@@ -18,7 +18,7 @@ enum { PROMPT = 40, ANSWER = 10 };
 
 static struct result on_cpu, got;
 
-/* ---- tests ---------------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------------- */
 
 static void quantized_models_agree(void **state) {
     (void)state;
@@ -56,7 +56,8 @@ static void keep_line(void *ctx, enum log_level level, const char *line) {
     if (level <= LOG_WARN) text_addf(ctx, "%s\n", line);
 }
 
-/* Gate and up matrices of two types: where kernels take both, the CPU's answer; where not, the CPU computes, and a line says why. */
+/* Gate and up matrices of two types: where kernels take both, the CPU's answer; where not, the CPU computes, and a line says
+ * why. */
 static void gate_and_up_may_differ(void **state) {
     (void)state;
     const struct {
@@ -73,7 +74,8 @@ static void gate_and_up_may_differ(void **state) {
         run(&(struct run){.path = path, .on_cpu = true}, 1, 3, &on_cpu);
         run(&(struct run){.path = path, .cpu_moe = 1, .log = {keep_line, &log, LOG_WARN}}, 1, 3, &got);
         assert_int_equal(got.info.device[0] != 0, cases[i].taken);
-        if (!cases[i].taken && (!log.ptr || !strstr(log.ptr, "the GPU is not used: ") || !strstr(log.ptr, "ffn_up_exps.weight' has type IQ4_K") || !strstr(log.ptr, "of type Q4_K")))
+        if (!cases[i].taken && (!log.ptr || !strstr(log.ptr, "the GPU is not used: ") ||
+                                !strstr(log.ptr, "ffn_up_exps.weight' has type IQ4_K") || !strstr(log.ptr, "of type Q4_K")))
             fail_test("logged: %s", log.ptr ? log.ptr : "nothing");
         expect_close("two types, steps", &on_cpu, &got, CLOSE_Q4);
         run(&(struct run){.path = path, .on_cpu = true}, 20, 0, &on_cpu);
@@ -166,7 +168,9 @@ static void budgets_do_not_change_the_answer(void **state) {
         }
         engine_close(&e);
         run(&(struct run){.vram_budget = budget}, 4, ANSWER, &got);
-        if (got.info.vram_peak > budget) fail_test("a budget of %llu bytes, a peak of %llu", (unsigned long long)budget, (unsigned long long)got.info.vram_peak);
+        if (got.info.vram_peak > budget)
+            fail_test("a budget of %llu bytes, a peak of %llu", (unsigned long long)budget,
+                      (unsigned long long)got.info.vram_peak);
         assert_true(got.info.vram_experts >= before);
         before = got.info.vram_experts;
         char what[64];

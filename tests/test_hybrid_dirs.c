@@ -1,5 +1,5 @@
-/* Directories with a GPU beside the CPU: BF16 experts that lie apart find their way to VRAM, and a model of a type that the device
- * has no kernels for runs on the CPU, which one line says. Emulated device, or a real one (DEVICE=cuda). */
+/* Directories with a GPU beside the CPU: BF16 experts that lie apart find their way to VRAM, and a model of a type that the
+ * device has no kernels for runs on the CPU, which one line says. Emulated device, or a real one (DEVICE=cuda). */
 #include "tests/support/check.h"
 
 #include <stdlib.h>
@@ -28,7 +28,8 @@ static void write_model(uint32_t bits) {
     assert_true(synth_preset(SPAN("exactness"), &spec));
     spec.layers = LAYERS;
     spec.vocab = 512;
-    if (synth_dir_write(folder, &(struct synth_dir){.spec = &spec, .bits = bits, .layers_a_shard = 2}, NULL, &why)) fail_test("%s", why.text);
+    if (synth_dir_write(folder, &(struct synth_dir){.spec = &spec, .bits = bits, .layers_a_shard = 2}, NULL, &why))
+        fail_test("%s", why.text);
 }
 
 static void bf16_experts_reach_vram(void **state) {
@@ -53,7 +54,10 @@ static void exl3_stays_on_the_cpu(void **state) {
     struct engine_info info;
     struct reason why;
     write_model(4);
-    const struct engine_options o = {.model_path = folder, .threads = 2, .kv_tokens = 64, .device = getenv("DEVICE") ? getenv("DEVICE") : "host",
+    const struct engine_options o = {.model_path = folder,
+                                     .threads = 2,
+                                     .kv_tokens = 64,
+                                     .device = getenv("DEVICE") ? getenv("DEVICE") : "host",
                                      .log = {keep_line, &log, LOG_WARN}};
     if (engine_open(&o, &e, &why)) fail_test("%s", why.text);
     engine_get_info(e, &info);

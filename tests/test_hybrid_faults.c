@@ -1,5 +1,6 @@
-/* A GPU beside the CPU when something goes wrong: waits that end without an answer, reads that fail while the device waits for what they
- * bring, a device that fails. Every run ends, by an answer or a reason, and what can go on goes on. Emulated device only. */
+/* A GPU beside the CPU when something goes wrong: waits that end without an answer, reads that fail while the device waits for
+ * what they bring, a device that fails. Every run ends, by an answer or a reason, and what can go on goes on. Emulated device
+ * only. */
 #include "tests/support/check.h"
 
 #include <string.h>
@@ -18,8 +19,8 @@ static void expect_token(struct session *s, uint32_t i) {
     assert_memory_equal(logits, want.logits[i], want.vocab * sizeof *logits);
 }
 
-/* The machine slept, or the process was stopped, while a kernel waited: the step is done again, to the same bits; twice is too often,
- * but the session goes on. */
+/* The machine slept, or the process was stopped, while a kernel waited: the step is done again, to the same bits; twice is too
+ * often, but the session goes on. */
 static void a_late_wait_is_repeated(void **state) {
     (void)state;
     const struct run cases[] = {{.cpu_moe = UINT32_MAX}, {.cpu_moe = 1, .kv_on_host = true}};
@@ -46,8 +47,8 @@ static void a_late_wait_is_repeated(void **state) {
     }
 }
 
-/* Reads fail one after the other, until nothing is read any more: each time the token fails, and comes out right when it is asked for
- * again. */
+/* Reads fail one after the other, until nothing is read any more: each time the token fails, and comes out right when it is
+ * asked for again. */
 static void reads_fail_during_steps(void **state) {
     (void)state;
     const struct run plain = {.cpu_moe = UINT32_MAX, .slots = 16};

@@ -29,12 +29,14 @@ static void moves_do_not_change_the_answer(void **state) {
         r = cases[i].run;
         r.vram_budget = all.info.vram_peak - all.info.vram_experts / (r.path ? 3 : 2) * each;
         run(&r, cases[i].prompt, MOVED, &got);
-        print_message("  %u of %u experts in VRAM, %llu moved\n", got.info.vram_experts, all.info.vram_experts, (unsigned long long)got.io.moved);
+        print_message("  %u of %u experts in VRAM, %llu moved\n", got.info.vram_experts, all.info.vram_experts,
+                      (unsigned long long)got.io.moved);
         assert_in_range(got.info.vram_experts, 4, all.info.vram_experts - 4);
         assert_true(got.io.moved >= 6 && got.io.moved_bytes >= got.io.moved * (each - 4096));
         assert_true(got.info.vram_peak <= r.vram_budget);
         assert_int_equal(got.io.gpu_tokens, MOVED + (cases[i].prompt == 1));
-        assert_true(got.io.gpu_misses > 0 && got.io.gpu_misses <= got.io.gpu_tokens * LAYERS * USED && got.io.mails > 0 && got.io.mail_ns > 0);
+        assert_true(got.io.gpu_misses > 0 && got.io.gpu_misses <= got.io.gpu_tokens * LAYERS * USED && got.io.mails > 0 &&
+                    got.io.mail_ns > 0);
         expect_close("experts on the move", &all, &got, cases[i].close);
     }
 }
@@ -61,8 +63,8 @@ static void the_split_does_not_change_the_answer(void **state) {
         r = cases[i].run;
         r.fill_first = true;
         run(&r, cases[i].prompt, 2, &got);
-        print_message("  %llu passed, %llu again; the CPU was asked for %llu\n", (unsigned long long)got.io.passed, (unsigned long long)got.io.passed_again,
-                      (unsigned long long)got.io.uses);
+        print_message("  %llu passed, %llu again; the CPU was asked for %llu\n", (unsigned long long)got.io.passed,
+                      (unsigned long long)got.io.passed_again, (unsigned long long)got.io.uses);
         if (cases[i].some) assert_true(got.io.passed > 0 && got.io.passed_bytes >= got.io.passed * (EXPERT_BYTES - 4096));
         if (cases[i].all) assert_true(got.io.uses <= 3 * 2 * LAYERS * USED); /* the two steps' alone */
         if (cases[i].run.pass_from == UINT32_MAX) assert_int_equal(got.io.passed, 0);
@@ -70,7 +72,7 @@ static void the_split_does_not_change_the_answer(void **state) {
     }
 }
 
-/* ---- the timeline ---------------------------------------------------------------------------------------------------- */
+/* ---- the timeline -------------------------------------------------------------------------------------------- */
 
 struct shown {
     uint32_t row, n;
@@ -82,7 +84,8 @@ static void expect_nested(struct shown *s, double begin, double end, const char 
     const double rounding = .0021; /* of microseconds with three places */
     while (s->n && s->end[s->n - 1] <= begin + rounding) s->n--;
     if (s->n && !(begin >= s->begin[s->n - 1] - rounding && end <= s->end[s->n - 1] + rounding))
-        fail_test("row %u: %s at %.3f..%.3f crosses %.3f..%.3f", s->row, name, begin, end, s->begin[s->n - 1], s->end[s->n - 1]);
+        fail_test("row %u: %s at %.3f..%.3f crosses %.3f..%.3f", s->row, name, begin, end, s->begin[s->n - 1],
+                  s->end[s->n - 1]);
     if (s->n == 8) fail_test("row %u: %s at %.3f is nested too deeply", s->row, name, begin);
     s->begin[s->n] = begin;
     s->end[s->n++] = end;

@@ -1,6 +1,6 @@
-/* Experts on the move (engine/moves.h) and passing through (engine/ring.h) over a device and a store that are made up: two queues that
- * get on at random, memory whose contents are looked at whenever a kernel would read it, and RAM that is overwritten as soon as nobody
- * holds it. Linked instead of the engine's own vram.c and experts.c. */
+/* Experts on the move (engine/moves.h) and passing through (engine/ring.h) over a device and a store that are made up: two
+ * queues that get on at random, memory whose contents are looked at whenever a kernel would read it, and RAM that is
+ * overwritten as soon as nobody holds it. Linked instead of the engine's own vram.c and experts.c. */
 #include "tests/support/check.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ enum { N_LAYERS = 3, N_EXPERTS = 24, N_USED = 2, N_CLASSES = 2, QUEUE = 4096, MA
 static const uint64_t piece_bytes[PIECES] = {40000, 300, 5000};
 enum { SLOT_BYTES = 40192 + 512 + 5120, BUFFERS = N_LAYERS * N_EXPERTS + 4 };
 
-/* ---- the store: RAM that holds an expert or not ------------------------------------------------------------------------ */
+/* ---- the store: RAM that holds an expert or not -------------------------------------------------------------- */
 
 static uint64_t state;
 
@@ -28,7 +28,9 @@ static uint8_t *ram[N_LAYERS][N_EXPERTS];
 static uint32_t held[N_LAYERS][N_EXPERTS], n_held;
 static bool refuse_some;
 
-static uint8_t content(uint32_t layer, uint32_t expert, uint64_t i) { return (uint8_t)((layer * 61 + expert * 7 + 1) * (i / 64 + 3) + i); }
+static uint8_t content(uint32_t layer, uint32_t expert, uint64_t i) {
+    return (uint8_t)((layer * 61 + expert * 7 + 1) * (i / 64 + 3) + i);
+}
 
 static uint64_t piece_at(int piece) { return piece == 0 ? 0 : piece == 1 ? 40192 : 40192 + 512; }
 
@@ -86,7 +88,7 @@ void experts_set_elsewhere(struct experts *x, uint32_t layer, uint32_t expert, b
     if (is) evict(layer, expert);
 }
 
-/* ---- the device ------------------------------------------------------------------------------------------------------------ */
+/* ---- the device ---------------------------------------------------------------------------------------------- */
 
 enum op_kind { OP_COPY, OP_STEP, OP_EXPERTS, OP_RECORD, OP_WAIT };
 
@@ -123,14 +125,16 @@ static struct op *enqueue(enum gpu_stream s, enum op_kind kind) {
 static void expect_content(gpu_ptr slot, uint32_t layer, uint32_t expert) {
     const uint8_t *p = (const uint8_t *)slot;
     for (int i = 0; i < PIECES; i++)
-        for (uint64_t at = 0; at < piece_bytes[i]; at += at + 97 < piece_bytes[i] ? 97 : piece_bytes[i] - at > 1 ? piece_bytes[i] - at - 1 : 1)
+        for (uint64_t at = (piece_bytes[i] - 1) % 97; at < piece_bytes[i]; at += 97) /* the last one, too */
             if (p[piece_at(i) + at] != content(layer, expert, piece_at(i) + at))
-                fail_test("a kernel reads expert %u of layer %u: byte %llu of matrix %d is another one's", expert, layer, (unsigned long long)at, i);
+                fail_test("a kernel reads expert %u of layer %u: byte %llu of matrix %d is another one's", expert, layer,
+                          (unsigned long long)at, i);
 }
 
 /* A step sees its patches and no others. */
 static void run_step_op(const struct op *o) {
-    for (uint32_t i = 0; i < o->command.n_patches; i++) table[o->command.patches[i].layer][o->command.patches[i].expert] = o->command.patches[i].slot;
+    for (uint32_t i = 0; i < o->command.n_patches; i++)
+        table[o->command.patches[i].layer][o->command.patches[i].expert] = o->command.patches[i].slot;
     for (uint32_t l = 0; l < N_LAYERS; l++)
         for (uint32_t e = 0; e < N_EXPERTS; e++) {
             if (!table[l][e]) continue;
@@ -218,7 +222,8 @@ static enum err fake_check(struct gpu *g, struct reason *why) {
     (void)g, (void)why;
     return ERR_NONE;
 }
-static void fake_batch_experts(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count) {
+static void fake_batch_experts(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer,
+                               const struct gpu_batch_expert *experts, uint32_t count) {
     (void)n, (void)b;
     struct op *o = enqueue(GPU_COMPUTE, OP_EXPERTS);
     o->layer = layer, o->n = count;
@@ -226,28 +231,40 @@ static void fake_batch_experts(struct gpu_network *n, const struct gpu_batch *b,
     get_on_a_little();
 }
 
-static const struct gpu_ops ops = {.alloc = fake_alloc, .free = fake_free, .alloc_pinned = fake_alloc_pinned, .free_pinned = fake_free_pinned,
-                                   .event_open = fake_event_open, .event_close = fake_event_close, .record = fake_record, .wait = fake_wait,
-                                   .passed = fake_passed, .sync = fake_sync, .check = fake_check, .batch_experts = fake_batch_experts};
+static const struct gpu_ops ops = {.alloc = fake_alloc,
+                                   .free = fake_free,
+                                   .alloc_pinned = fake_alloc_pinned,
+                                   .free_pinned = fake_free_pinned,
+                                   .event_open = fake_event_open,
+                                   .event_close = fake_event_close,
+                                   .record = fake_record,
+                                   .wait = fake_wait,
+                                   .passed = fake_passed,
+                                   .sync = fake_sync,
+                                   .check = fake_check,
+                                   .batch_experts = fake_batch_experts};
 
 void vram_expert(const struct vram *of, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]) {
     (void)of, (void)layer;
-    for (int i = 0; i < VRAM_MATRICES; i++) out[i] = (struct vram_matrix){TYPE_F16, 1, piece_bytes[i] / 2, piece_bytes[i], piece_at(i)};
+    for (int i = 0; i < VRAM_MATRICES; i++)
+        out[i] = (struct vram_matrix){TYPE_F16, 1, piece_bytes[i] / 2, piece_bytes[i], piece_at(i)};
 }
 uint64_t vram_expert_room(const struct vram *of) {
     (void)of;
     return SLOT_BYTES;
 }
-void vram_send_expert(const struct vram *of, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot) {
+void vram_send_expert(const struct vram *of, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging,
+                      gpu_ptr slot) {
     (void)of, (void)layer;
-    assert_true(staging != 0 && slot >= v.slots && slot + SLOT_BYTES <= v.slots + v.slots_bytes && (slot - v.slots) % SLOT_BYTES == 0);
+    assert_true(staging != 0 && slot >= v.slots && slot + SLOT_BYTES <= v.slots + v.slots_bytes &&
+                (slot - v.slots) % SLOT_BYTES == 0);
     struct op *o = enqueue(GPU_COPY, OP_COPY);
     memcpy(o->from, from, sizeof o->from);
     o->slot = slot;
     get_on_a_little();
 }
 
-/* ---- the fixture ------------------------------------------------------------------------------------------------------------- */
+/* ---- the fixture --------------------------------------------------------------------------------------------- */
 
 static struct gpu the_gpu = {&ops};
 static uint32_t slot_of[N_LAYERS * N_EXPERTS];
@@ -264,8 +281,15 @@ static void build(const uint32_t n[N_CLASSES], const uint32_t used[N_CLASSES], u
     memset(computed, 0, sizeof computed);
     memset(elsewhere, 0, sizeof elsewhere);
     steps_done = 0;
-    v = (struct vram){.gpu = &the_gpu, .ops = &ops, .n_layers = N_LAYERS, .n_experts = N_EXPERTS, .slot_of = slot_of, .classes = classes,
-                      .n_classes = N_CLASSES, .layer_class = layer_class, .patience_ns = 60000000000u};
+    v = (struct vram){.gpu = &the_gpu,
+                      .ops = &ops,
+                      .n_layers = N_LAYERS,
+                      .n_experts = N_EXPERTS,
+                      .slot_of = slot_of,
+                      .classes = classes,
+                      .n_classes = N_CLASSES,
+                      .layer_class = layer_class,
+                      .patience_ns = 60000000000u};
     v.slots_bytes = (uint64_t)(n[0] + n[1] + n_ring) * SLOT_BYTES;
     vram_memory = aligned_alloc(256, v.slots_bytes);
     assert_non_null(vram_memory);
@@ -324,7 +348,7 @@ static void one_step(struct moves *m, int stages) {
     moves_after_step(m);
 }
 
-/* ---- moves --------------------------------------------------------------------------------------------------------------------- */
+/* ---- moves --------------------------------------------------------------------------------------------------- */
 
 /* Random moves, store and device at any pace: no kernel ever reads what is not there, and nothing is lost or lent for good. */
 static void no_step_reads_a_wrong_expert(void **ctx) {
@@ -357,7 +381,8 @@ static void no_step_reads_a_wrong_expert(void **ctx) {
     }
 }
 
-/* Both moves stage, copy and change places side by side; a step that failed in between (nobody says that it ended) frees nothing. */
+/* Both moves stage, copy and change places side by side; a step that failed in between (nobody says that it ended) frees
+ * nothing. */
 static void failed_steps_free_nothing(void **ctx) {
     (void)ctx;
     state = 77;
@@ -416,7 +441,7 @@ static void the_policy_moves_the_warm_one(void **ctx) {
     tear_down();
 }
 
-/* ---- the ring ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the ring ------------------------------------------------------------------------------------------------ */
 
 /* What passes is computed once, by kernels that find it where they look; what does not is the CPU's. */
 static void what_passes_is_computed_once(void **ctx) {

@@ -42,7 +42,8 @@ static void take_step(struct rig *r, const struct rig_spec *s) {
     struct gpu_step *st = &r->n.step;
     st->qkv = take<float>(r, t * (s->heads + 2 * s->kv_heads) * s->head_dim);
     st->attend_partial = take<float>(r, t * s->heads * s->splits * (s->head_dim + 2));
-    st->attended = {take<int8_t>(r, t * width), take<float>(r, t * width / 32), take<float>(r, t * width / 32), take<int32_t>(r, t * width / 16)};
+    st->attended = {take<int8_t>(r, t * width), take<float>(r, t * width / 32), take<float>(r, t * width / 32),
+                    take<int32_t>(r, t * width / 16)};
     st->attended32 = take<float>(r, t * width);
     st->command = take<struct gpu_command>(r, 1);
     r->tickets = GPU_TICKET_ATTENTION + GPU_STEP_TOKENS * s->kv_heads;
@@ -61,13 +62,15 @@ struct rig *rig_open(const struct rig_spec *s) {
     if (!r) abort();
     sure(cudaStreamCreate(&r->stream), "cudaStreamCreate");
     r->key_bytes = s->pages * rig_page_bytes(s, s->kv_k), r->value_bytes = s->pages * rig_page_bytes(s, s->kv_v);
-    r->layer.q_norm = (gpu_ptr)take<float>(r, s->head_dim, s->q_norm), r->layer.k_norm = (gpu_ptr)take<float>(r, s->head_dim, s->k_norm);
+    r->layer.q_norm = (gpu_ptr)take<float>(r, s->head_dim, s->q_norm),
+    r->layer.k_norm = (gpu_ptr)take<float>(r, s->head_dim, s->k_norm);
     r->layer.keys = (gpu_ptr)take<uint8_t>(r, r->key_bytes), r->layer.values = (gpu_ptr)take<uint8_t>(r, r->value_bytes);
     struct gpu_network *n = &r->n;
     n->shape.n_heads = s->heads, n->shape.n_kv_heads = s->kv_heads, n->shape.head_dim = s->head_dim;
     n->shape.rms_eps = s->eps, n->shape.rope_magnitude = s->magnitude;
     n->layers = &r->layer;
-    n->options.kv_k = s->kv_k, n->options.kv_v = s->kv_v, n->options.max_pages = s->max_pages, n->options.max_sequences = s->sequences;
+    n->options.kv_k = s->kv_k, n->options.kv_v = s->kv_v, n->options.max_pages = s->max_pages,
+    n->options.max_sequences = s->sequences;
     n->rope_frequency = take<double>(r, s->head_dim / 2, s->frequency);
     n->pages = take<uint32_t>(r, (uint64_t)s->sequences * s->max_pages);
     n->splits = s->splits;
@@ -84,8 +87,12 @@ void rig_close(struct rig *r) {
     free(r);
 }
 
-static void upload(void *to, const void *from, uint64_t bytes) { sure(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "upload"); }
-static void download(void *to, const void *from, uint64_t bytes) { sure(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "download"); }
+static void upload(void *to, const void *from, uint64_t bytes) {
+    sure(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "upload");
+}
+static void download(void *to, const void *from, uint64_t bytes) {
+    sure(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "download");
+}
 
 void rig_set_pages(struct rig *r, const uint32_t *pages) {
     upload(r->n.pages, pages, (uint64_t)r->n.options.max_sequences * r->n.options.max_pages * sizeof *pages);
@@ -105,12 +112,14 @@ static uint64_t row_floats(const struct rig *r) {
     return (uint64_t)(r->n.shape.n_heads + 2 * r->n.shape.n_kv_heads) * r->n.shape.head_dim;
 }
 
-void rig_step(struct rig *r, uint32_t launched, uint32_t n, const struct rig_token *tokens, const float *qkv, const struct rig_step_out *out) {
+void rig_step(struct rig *r, uint32_t launched, uint32_t n, const struct rig_token *tokens, const float *qkv,
+              const struct rig_step_out *out) {
     const struct gpu_step *st = &r->n.step;
     const uint64_t width = (uint64_t)r->n.shape.n_heads * r->n.shape.head_dim, all = launched * width;
     struct gpu_command command = {};
     command.n_tokens = n;
-    for (uint32_t i = 0; i < n; i++) command.tokens[i].position = tokens[i].position, command.tokens[i].sequence = tokens[i].sequence;
+    for (uint32_t i = 0; i < n; i++)
+        command.tokens[i].position = tokens[i].position, command.tokens[i].sequence = tokens[i].sequence;
     upload(st->command, &command, sizeof command);
     upload(st->qkv, qkv, launched * row_floats(r) * sizeof *qkv);
     r->layer.output.type = out->floats ? TYPE_F16 : TYPE_Q4_K;

@@ -1,5 +1,5 @@
-/* Attention's kernels on their own, for tests in plain C: a network of one layer that has only what they read. Every device error
- * ends the test. Works on whatever device the program was built for. */
+/* Attention's kernels on their own, for tests in plain C: a network of one layer that has only what they read. Every device
+ * error ends the test. Works on whatever device the program was built for. */
 #ifndef COLDSTREAM_TESTS_ATTENTION_RIG_H
 #define COLDSTREAM_TESTS_ATTENTION_RIG_H
 
@@ -41,7 +41,8 @@ void rig_set_pages(struct rig *r, const uint32_t *pages); /* [sequences][max_pag
 void rig_write(struct rig *r, const void *keys, const void *values);
 void rig_read(struct rig *r, void *keys, void *values);
 /* A step launched for `launched` tokens of which the command has n. qkv [launched][(heads + 2 kv_heads) * head_dim]. */
-void rig_step(struct rig *r, uint32_t launched, uint32_t n, const struct rig_token *tokens, const float *qkv, const struct rig_step_out *out);
+void rig_step(struct rig *r, uint32_t launched, uint32_t n, const struct rig_token *tokens, const float *qkv,
+              const struct rig_step_out *out);
 /* n tokens of a prompt. out [n][heads * head_dim] binary16. */
 void rig_batch(struct rig *r, uint32_t sequence, uint64_t first, uint32_t n, const float *qkv, uint16_t *out);
 /* cos and sin as the kernels take them. */

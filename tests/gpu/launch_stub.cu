@@ -11,8 +11,8 @@ __global__ void stub_note(uint32_t *log, uint32_t entry) {
     log[0] = count + 1;
 }
 
-__global__ void stub_begin(uint32_t *number, const struct gpu_command *even, const struct gpu_command *odd, const uint32_t *answer,
-                           const uint32_t *abort, uint64_t patience_ns, uint32_t *failed) {
+__global__ void stub_begin(uint32_t *number, const struct gpu_command *even, const struct gpu_command *odd,
+                           const uint32_t *answer, const uint32_t *abort, uint64_t patience_ns, uint32_t *failed) {
     if (threadIdx.x != 0) return;
     *number += 1;
     const struct gpu_command *c = *number % 2 ? odd : even;
@@ -37,8 +37,8 @@ static void note(struct gpu_network *n, enum stub_kernel kernel, uint32_t layer,
 
 void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const struct gpu_shared *s = &n->shared_dev;
-    LAUNCH(stub_begin, 1, 32, 0, stream, n->step.command_number, s->commands[0], s->commands[1], (const uint32_t *)&s->answer->number,
-           (const uint32_t *)s->abort, n->patience_ns, n->step.failed);
+    LAUNCH(stub_begin, 1, 32, 0, stream, n->step.command_number, s->commands[0], s->commands[1],
+           (const uint32_t *)&s->answer->number, (const uint32_t *)s->abort, n->patience_ns, n->step.failed);
     note(n, STUB_BEGIN, 0, tokens, stream);
 }
 
@@ -69,7 +69,8 @@ void gpu_batch_begin(struct gpu_network *, const struct gpu_batch *) {}
 void gpu_batch_attention(struct gpu_network *, const struct gpu_batch *, uint32_t) {}
 void gpu_batch_qkv(struct gpu_network *, const struct gpu_batch *, uint32_t, float *, struct gpu_event *) {}
 void gpu_batch_attended(struct gpu_network *, const struct gpu_batch *, uint32_t, const float *) {}
-void gpu_batch_route(struct gpu_network *, const struct gpu_batch *, uint32_t, bool, struct gpu_batch_routes *, struct gpu_event *) {}
+void gpu_batch_route(struct gpu_network *, const struct gpu_batch *, uint32_t, bool, struct gpu_batch_routes *,
+                     struct gpu_event *) {}
 void gpu_batch_experts(struct gpu_network *, const struct gpu_batch *, uint32_t, const struct gpu_batch_expert *, uint32_t) {}
 void gpu_batch_combine(struct gpu_network *, const struct gpu_batch *, uint32_t, const float *) {}
 void gpu_batch_logits(struct gpu_network *, const struct gpu_batch *, uint32_t, uint32_t, float *) {}

@@ -6,19 +6,30 @@
 #include "gpu/layout.h"
 
 enum stub_kernel {
-    STUB_BEGIN = 1, STUB_QKV, STUB_ATTENTION, STUB_ATTENTION_MAIL, STUB_OUTPUT, STUB_ROUTE, STUB_GATE_UP, STUB_DOWN, STUB_HEAD, STUB_END
+    STUB_BEGIN = 1,
+    STUB_QKV,
+    STUB_ATTENTION,
+    STUB_ATTENTION_MAIL,
+    STUB_OUTPUT,
+    STUB_ROUTE,
+    STUB_GATE_UP,
+    STUB_DOWN,
+    STUB_HEAD,
+    STUB_END
 };
 
 /* The log is shared->mail_input, as uint32_t: how many entries, then the entries. */
 #define STUB_ENTRY(kernel, layer, tokens) ((uint32_t)(kernel) | (uint32_t)(layer) << 8 | (uint32_t)(tokens) << 24)
 enum { STUB_LOG_ENTRIES = 256 };
 
-/* A command with this id in tokens[0] makes the first kernel wait for the answer of the command's number, as long as the patience
- * that was set when the step was prepared. */
+/* A command with this id in tokens[0] makes the first kernel wait for the answer of the command's number, as long as the
+ * patience that was set when the step was prepared. */
 #define STUB_HOLD (-77)
 
 /* Logit i of token t in step `number`. */
-static inline GPU_BOTH float stub_logit(uint32_t number, uint32_t t, uint32_t i) { return (float)(number * 1000 + t * 100 + i % 100); }
+static inline GPU_BOTH float stub_logit(uint32_t number, uint32_t t, uint32_t i) {
+    return (float)(number * 1000 + t * 100 + i % 100);
+}
 
 #ifdef __cplusplus
 extern "C" {

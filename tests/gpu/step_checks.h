@@ -1,5 +1,5 @@
-/* What the tests of a step's kernels check: each launch against the CPU's reference kernels. Static functions, for the programs whose
- * fixture is step_fixture.h. */
+/* What the tests of a step's kernels check: each launch against the CPU's reference kernels. Static functions, for the programs
+ * whose fixture is step_fixture.h. */
 #ifndef COLDSTREAM_TESTS_STEP_CHECKS_H
 #define COLDSTREAM_TESTS_STEP_CHECKS_H
 

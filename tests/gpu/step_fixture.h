@@ -45,12 +45,12 @@ static const struct block_scales {
     uint16_t d;
     int16_t min; /* -1: none */
     int16_t exponent;
-} block_scales[] = {
-    {TYPE_Q4_0, 0, -1, -3},    {TYPE_Q8_0, 0, -1, -7},    {TYPE_Q4_K, 0, 2, -10},    {TYPE_Q5_K, 0, 2, -10},    {TYPE_Q6_K, 208, -1, -12},
-    {TYPE_Q4_1, 0, 2, -4},     {TYPE_Q5_0, 0, -1, -4},    {TYPE_Q5_1, 0, 2, -5},     {TYPE_Q6_0, 0, -1, -5},    {TYPE_IQ4_NL, 0, -1, -7},
-    {TYPE_Q2_K, 80, 82, -5},   {TYPE_Q3_K, 108, -1, -7},  {TYPE_IQ2_XXS, 0, -1, -7}, {TYPE_IQ2_XS, 0, -1, -7},  {TYPE_IQ2_S, 0, -1, -7},
-    {TYPE_IQ3_XXS, 0, -1, -9}, {TYPE_IQ3_S, 0, -1, -9},   {TYPE_IQ1_S, 0, -1, -4},   {TYPE_IQ4_XS, 0, -1, -12}, {TYPE_IQ4_K, 0, -1, -12},
-    {TYPE_IQ5_K, 0, -1, -12},  {TYPE_IQ6_K, 0, -1, -14},  {TYPE_IQ2_K, 0, -1, -8},   {TYPE_IQ3_K, 0, -1, -11}};
+} block_scales[] = {{TYPE_Q4_0, 0, -1, -3},    {TYPE_Q8_0, 0, -1, -7},   {TYPE_Q4_K, 0, 2, -10},    {TYPE_Q5_K, 0, 2, -10},
+                    {TYPE_Q6_K, 208, -1, -12}, {TYPE_Q4_1, 0, 2, -4},    {TYPE_Q5_0, 0, -1, -4},    {TYPE_Q5_1, 0, 2, -5},
+                    {TYPE_Q6_0, 0, -1, -5},    {TYPE_IQ4_NL, 0, -1, -7}, {TYPE_Q2_K, 80, 82, -5},   {TYPE_Q3_K, 108, -1, -7},
+                    {TYPE_IQ2_XXS, 0, -1, -7}, {TYPE_IQ2_XS, 0, -1, -7}, {TYPE_IQ2_S, 0, -1, -7},   {TYPE_IQ3_XXS, 0, -1, -9},
+                    {TYPE_IQ3_S, 0, -1, -9},   {TYPE_IQ1_S, 0, -1, -4},  {TYPE_IQ4_XS, 0, -1, -12}, {TYPE_IQ4_K, 0, -1, -12},
+                    {TYPE_IQ5_K, 0, -1, -12},  {TYPE_IQ6_K, 0, -1, -14}, {TYPE_IQ2_K, 0, -1, -8},   {TYPE_IQ3_K, 0, -1, -11}};
 
 /* A block of any type: every bit pattern of the quants and scales, and a scale that keeps values near 1. */
 static void random_block(enum tensor_type type, uint8_t *block) {
@@ -332,7 +332,8 @@ static void *answer_letters(void *ctx) {
     const struct gpu_shared *s = h->f->shared;
     uint32_t seen = flag(&s->answer->number);
     for (bool last = false; !last;) {
-        last = atomic_load(&h->stop); /* one more look: a letter that nobody answers may be older than this thread's last turn */
+        last =
+            atomic_load(&h->stop); /* one more look: a letter that nobody answers may be older than this thread's last turn */
         const uint32_t number = flag(&s->mail->number);
         if (number == seen) {
             if (!last) nanosleep(&(struct timespec){0, 50000}, NULL);

@@ -40,7 +40,8 @@ void step_probe_launch(struct gpu *g, struct gpu_network *n, enum probe_launch w
     (void)gpu_note_launch(g, "testing a step");
 }
 
-void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu_matrix *w, gpu_ptr x, uint32_t n, bool exact, gpu_ptr y) {
+void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu_matrix *w, gpu_ptr x, uint32_t n, bool exact,
+                        gpu_ptr y) {
     const cudaStream_t stream = gpu_stream_of(g, GPU_COMPUTE);
     float *const to = reinterpret_cast<float *>(y);
     if (exact) {

@@ -45,7 +45,8 @@ enum { PROBE_TICKETS = 16 };
 
 struct step_probe step_probe_of(const struct gpu_network *n);
 /* y[i][r] = row r of w times vector i of `n`: binary16 at x, or with `exact` binary32, as routers are computed. */
-void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu_matrix *w, gpu_ptr x, uint32_t n, bool exact, gpu_ptr y);
+void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu_matrix *w, gpu_ptr x, uint32_t n, bool exact,
+                        gpu_ptr y);
 void step_probe_launch(struct gpu *g, struct gpu_network *n, enum probe_launch what, uint32_t tokens, uint32_t layer);
 
 #ifdef __cplusplus

@@ -21,11 +21,24 @@ static void watch(void *ctx, uint32_t layer, uint64_t position, bool expected, i
 }
 
 struct engine *open_engine(const struct run *r, struct reason *why) {
-    const struct engine_options o = {.model_path = r->path ? r->path : hybrid_model, .threads = r->threads ? r->threads : 2, .ubatch = r->ubatch ? r->ubatch : 32,
-                                     .device = r->on_cpu ? "cpu" : device, .vram_budget = r->vram_budget ? r->vram_budget : (uint64_t)200 << 20, .kv_on_host = r->kv_on_host,
-                                     .cpu_moe_layers = r->cpu_moe, .max_slots = r->slots, .fill_first = r->fill_first, .kv_tokens = 512,
-                                     .timeline_spans = r->timeline ? 1 << 16 : 0, .shuffle_experts = r->shuffle, .pass_from_tokens = r->pass_from, .on_experts = r->seen ? watch : NULL, .on_experts_ctx = r->seen,
-                                     .wrap_stream = r->faulty ? faulty_wrap : NULL, .wrap_stream_ctx = r->faulty, .log = r->log};
+    const struct engine_options o = {.model_path = r->path ? r->path : hybrid_model,
+                                     .threads = r->threads ? r->threads : 2,
+                                     .ubatch = r->ubatch ? r->ubatch : 32,
+                                     .device = r->on_cpu ? "cpu" : device,
+                                     .vram_budget = r->vram_budget ? r->vram_budget : (uint64_t)200 << 20,
+                                     .kv_on_host = r->kv_on_host,
+                                     .cpu_moe_layers = r->cpu_moe,
+                                     .max_slots = r->slots,
+                                     .fill_first = r->fill_first,
+                                     .kv_tokens = 512,
+                                     .timeline_spans = r->timeline ? 1 << 16 : 0,
+                                     .shuffle_experts = r->shuffle,
+                                     .pass_from_tokens = r->pass_from,
+                                     .on_experts = r->seen ? watch : NULL,
+                                     .on_experts_ctx = r->seen,
+                                     .wrap_stream = r->faulty ? faulty_wrap : NULL,
+                                     .wrap_stream_ctx = r->faulty,
+                                     .log = r->log};
     struct engine *e;
     return engine_open(&o, &e, why) ? NULL : e;
 }

@@ -1,5 +1,5 @@
-/* One prompt and its continuation on a tiny model, on the CPU or with a GPU beside it, and how far two answers lie apart. On the
- * emulated device, or on a real one (DEVICE=cuda). */
+/* One prompt and its continuation on a tiny model, on the CPU or with a GPU beside it, and how far two answers lie apart. On
+ * the emulated device, or on a real one (DEVICE=cuda). */
 #ifndef COLDSTREAM_TESTS_HYBRID_RUN_H
 #define COLDSTREAM_TESTS_HYBRID_RUN_H
 
@@ -8,9 +8,9 @@
 
 enum { MAX_TOKENS = 96, MAX_VOCAB = 640, LAYERS = 3, USED = 4, EXPERT_BYTES = 3 * 256 * 256 * 2 /* of hybrid_model */ };
 
-/* Two models. Of binary16 weights: both sides multiply floats, so that only the order of sums differs (and, in prompts, products of
- * binary16). And Q4_K_M: there a difference in the last bit can tip an activation over to the next of 255 levels, or a choice to
- * the next expert, which the tokens that follow remember. */
+/* Two models. Of binary16 weights: both sides multiply floats, so that only the order of sums differs (and, in prompts,
+ * products of binary16). And Q4_K_M: there a difference in the last bit can tip an activation over to the next of 255 levels,
+ * or a choice to the next expert, which the tokens that follow remember. */
 extern char *hybrid_model, *hybrid_q4;
 #define CLOSE 1e-6
 #define CLOSE_Q4 1e-4 /* 2e-5 with AVX-512; other instruction sets sum, and so tip, otherwise */
