@@ -60,9 +60,7 @@ template <int FAMILY> struct slice_product<FAMILY, PIECES> {
 #pragma unroll
                         for (int r = 0; r < R; r++) {
                             const half_kept &k = raw[r].half[half];
-                            const uint32_t *w = word[r] + 4 * p;
-                            int dot = dp4a(q.x, w[0], F::BIASED ? k.bias[p] * all : 0);
-                            dot = dp4a(q.y, w[1], dot), dot = dp4a(q.z, w[2], dot), dot = dp4a(q.w, w[3], dot);
+                            const int dot = dot_16(q, word[r] + 4 * p, F::BIASED ? k.bias[p] * all : 0);
                             float value = k.scale[p] * static_cast<float>(dot);
                             if (F::MIN) value -= k.min[p] * static_cast<float>(all);
                             sum[r][t] += d * value;

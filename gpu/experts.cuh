@@ -144,21 +144,16 @@ static __device__ __forceinline__ void add_answer(const down_args &a) {
 template <int TYPE, int T>
 static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1)) down_kernel(const down_args a) {
     typedef unpack<TYPE> U;
-    enum { R = U::FLIGHT, N = R * T };
+    enum { R = U::FLIGHT };
     SHARED(gpu_hit, hits, T * GPU_MAX_USED);
     SHARED(float, out, BLOCK_WARPS * DOWN_ROWS * T);
-    const uint32_t n_hits = *a.n_hits, first = blockIdx.x * DOWN_ROWS, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
-                   e = a.down.rows;
+    const uint32_t n_hits = *a.n_hits, first = blockIdx.x * DOWN_ROWS, warp = threadIdx.x / 32, e = a.down.rows;
     copy_hits(hits, a.hits, n_hits);
     const uint32_t *const grid = with_grid<TYPE>(matrix_in(a.down, 1)).grid;
     __syncthreads();
 #pragma unroll 1
     for (uint32_t step = 0; step < DOWN_ROWS; step += R) {
-        float sum[R][T];
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int t = 0; t < T; t++) sum[r][t] = 0;
+        float sum[R][T] = {};
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < n_hits * a.slices; i += blockDim.x) {
             const gpu_hit *const hit = hits + i / a.slices;
@@ -173,12 +168,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1
             for (int t = 0; t < T; t++) vector[t] = t * a.n_used + hit->rank[t], weight[t] = hit->weight[t];
             slice_product<TYPE>::template add<R, T, 1, false>(m, raw, slice, a.mid, hit->tokens, vector, weight, sum);
         }
-        float flat[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) flat[i] = sum[i / T][i % T];
-        const float total = butterfly<N>(flat);
-        const uint32_t i = lane / (32 / N);
-        if (lane % (32 / N) == 0) out[(warp * DOWN_ROWS + step + i / T) * T + i % T] = total;
+        warp_totals(sum, out + (warp * DOWN_ROWS + step) * T);
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < DOWN_ROWS * T; i += blockDim.x) {

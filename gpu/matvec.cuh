@@ -25,6 +25,12 @@ static __device__ __forceinline__ float4 floats_at(const float *x, uint32_t left
     return make_float4(x[0], left > 1 ? x[1] : 0, left > 2 ? x[2] : 0, left > 3 ? x[3] : 0);
 }
 
+/* start + the product of 16 bytes of a vector with 16 of a row. */
+static __device__ __forceinline__ int dot_16(const uint4 &q, const uint32_t *w, int start) {
+    const int half = dp4a(q.y, w[1], dp4a(q.x, w[0], start));
+    return dp4a(q.w, w[3], dp4a(q.z, w[2], half));
+}
+
 /* ---- one slice of R rows times T vectors --------------------------------------------------------------------------------
  * `use` has a bit for each vector wanted; vector[t] is its number in x, weight[t] a factor. */
 
@@ -90,11 +96,7 @@ template <int TYPE> struct slice_product<TYPE, 32> : slice_load<TYPE> {
 #pragma unroll
                     for (int r = 0; r < R; r++) {
                         const uint32_t *w = l[r].word + 8 * g;
-                        int dot = dp4a(low.x, w[0], 0);
-                        dot = dp4a(low.y, w[1], dot), dot = dp4a(low.z, w[2], dot), dot = dp4a(low.w, w[3], dot);
-                        dot = dp4a(high.x, w[4], dot), dot = dp4a(high.y, w[5], dot), dot = dp4a(high.z, w[6], dot),
-                        dot = dp4a(high.w, w[7], dot);
-                        part[r] += d * static_cast<float>(dot);
+                        part[r] += d * static_cast<float>(dot_16(high, w + 4, dot_16(low, w, 0)));
                     }
                 }
                 const float s32 = x.s32[(static_cast<size_t>(vector[t]) * x.k + first + g * step) / 32];
@@ -130,9 +132,7 @@ template <int TYPE> struct slice_product<TYPE, 16> : slice_load<TYPE> {
                     const int start = -U::BIAS * x.sum16[at / 16];
 #pragma unroll
                     for (int r = 0; r < R; r++) {
-                        const uint32_t *w = l[r].word + 4 * p;
-                        int dot = dp4a(q.x, w[0], start);
-                        dot = dp4a(q.y, w[1], dot), dot = dp4a(q.z, w[2], dot), dot = dp4a(q.w, w[3], dot);
+                        const int dot = dot_16(q, l[r].word + 4 * p, start);
                         sum[r][t] += (ALL ? d : weight[t] * d) * (l[r].scale[p] * static_cast<float>(dot));
                     }
                 }
@@ -161,6 +161,17 @@ template <int N> static __device__ __forceinline__ float butterfly(float (&v)[N]
 #pragma unroll
     for (step = 16 / N; step > 0; step /= 2) v[0] += warp_xor(v[0], step);
     return v[0];
+}
+
+/* The warp's sums of R rows times T vectors, to out[R][T]. */
+template <int R, int T> static __device__ __forceinline__ void warp_totals(const float (&sum)[R][T], float *out) {
+    enum { N = R * T, LANES = 32 / N /* that get the same one */ };
+    float flat[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) flat[i] = sum[i / T][i % T];
+    const float total = butterfly<N>(flat);
+    const uint32_t lane = threadIdx.x % 32;
+    if (lane % LANES == 0) out[lane / LANES] = total;
 }
 
 /* Asks for bytes ahead; the whole block takes part. */
@@ -194,7 +205,7 @@ template <int TYPE, int ROWS, int T, int C, bool ALL>
 static __device__ __forceinline__ void block_rows(const weights &m, uint32_t first, const sharing &how, const vectors &x,
                                                   uint32_t use, const uint32_t (&vector)[T], float *out) {
     typedef unpack<TYPE> U;
-    enum { R = U::FLIGHT, WARP_ROWS = ROWS / BLOCK_WARPS, N = R * T };
+    enum { R = U::FLIGHT, WARP_ROWS = ROWS / BLOCK_WARPS };
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % how.parts, rows = ROWS / how.parts;
     const uint32_t row0 = warp / how.parts * WARP_ROWS;
     float one[T];
@@ -202,23 +213,14 @@ static __device__ __forceinline__ void block_rows(const weights &m, uint32_t fir
     for (int t = 0; t < T; t++) one[t] = 1;
 #pragma unroll 1
     for (uint32_t step = 0; step < WARP_ROWS; step += R) {
-        float sum[R][T];
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-            for (int t = 0; t < T; t++) sum[r][t] = 0;
+        float sum[R][T] = {};
 #pragma unroll 1
         for (uint32_t slice = 32 * part + lane; slice < how.slices; slice += 32 * how.parts) {
             typename U::raw raw[R];
             slice_product<TYPE>::load(raw, m, first + row0 + step, slice);
             slice_product<TYPE>::template add<R, T, C, ALL>(m, raw, slice, x, use, vector, one, sum);
         }
-        float flat[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) flat[i] = sum[i / T][i % T];
-        const float total = butterfly<N>(flat);
-        const uint32_t i = lane / (32 / N);
-        if (lane % (32 / N) == 0) out[(part * rows + row0 + step + i / T) * T + i % T] = total;
+        warp_totals(sum, out + (part * rows + row0 + step) * T);
     }
 }
 

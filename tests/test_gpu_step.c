@@ -46,13 +46,7 @@ static void test_mixed_types(void **state) {
         {TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q4_K, TYPE_F32, TYPE_Q4_K, TYPE_Q4_K, TYPE_Q6_K, TYPE_Q6_K, TYPE_Q4_K},
         {TYPE_Q8_0, TYPE_F16, TYPE_Q5_K, TYPE_BF16, TYPE_Q8_0, TYPE_Q4_K, TYPE_F16, TYPE_F16, TYPE_F16, TYPE_Q6_K},
         {TYPE_F32, TYPE_BF16, TYPE_F16, TYPE_Q4_0, TYPE_F16, TYPE_F16, TYPE_F16, TYPE_Q4_0, TYPE_Q4_0, TYPE_F32}};
-    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
-        struct fixture f = make_fixture(tiny, mixes[i]);
-        open_network(&f);
-        check_all(&f, 1);
-        check_all(&f, 4);
-        free_fixture(&f);
-    }
+    check_mixes(mixes, sizeof mixes / sizeof *mixes, tiny);
 }
 
 /* The widths of Qwen3-30B-A3B, fewer rows and experts. */
@@ -274,12 +268,7 @@ static void test_commands(void **state) {
 }
 
 int main(void) {
-    struct reason why;
-    cpu_ops_init(&cpu, ISA_REF);
-    if (gpu_open(&(struct gpu_options){0}, &device, &why)) {
-        print_message("no device: %s\n", why.text);
-        return 77;
-    }
+    if (!open_device()) return 77;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_types),       cmocka_unit_test(test_odd_rows),         cmocka_unit_test(test_mixed_types),
         cmocka_unit_test(test_ties),        cmocka_unit_test(test_every_miss_count), cmocka_unit_test(test_special_values),

@@ -96,13 +96,7 @@ static void test_mixed_types(void **state) {
         {TYPE_IQ4_K, TYPE_Q4_K, TYPE_IQ6_K, TYPE_IQ5_K, TYPE_F32, TYPE_IQ4_K, TYPE_IQ4_K, TYPE_IQ5_K, TYPE_Q8_0, TYPE_Q8_0},
         {TYPE_Q6_K, TYPE_IQ4_XS, TYPE_Q4_K, TYPE_Q4_K, TYPE_F32, TYPE_IQ4_XS, TYPE_IQ4_KS, TYPE_IQ3_S, TYPE_Q6_K, TYPE_IQ3_S},
         {TYPE_IQ4_KS, TYPE_IQ4_XS, TYPE_IQ4_NL, TYPE_Q5_0, TYPE_F16, TYPE_IQ2_S, TYPE_IQ2_S, TYPE_IQ3_S, TYPE_Q6_K, TYPE_Q6_K}};
-    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
-        struct fixture f = make_fixture(small, mixes[i]);
-        open_network(&f);
-        check_all(&f, 1);
-        check_all(&f, 4);
-        free_fixture(&f);
-    }
+    check_mixes(mixes, sizeof mixes / sizeof *mixes, small);
 }
 
 /* Scales, minima and levels at their ends everywhere: sums stay exact integers and finite. */
@@ -133,12 +127,7 @@ static void test_extreme_blocks(void **state) {
 }
 
 int main(void) {
-    struct reason why;
-    cpu_ops_init(&cpu, ISA_REF);
-    if (gpu_open(&(struct gpu_options){0}, &device, &why)) {
-        print_message("no device: %s\n", why.text);
-        return 77;
-    }
+    if (!open_device()) return 77;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_types), cmocka_unit_test(test_odd_rows),
                                        cmocka_unit_test(test_mixed_types), cmocka_unit_test(test_extreme_blocks)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -452,4 +452,15 @@ static void check_all(struct fixture *f, uint32_t tokens) {
     free(r);
 }
 
+/* One and four tokens with types that differ, as files have them. */
+static void check_mixes(const struct types *mixes, size_t n, struct sizes z) {
+    for (size_t i = 0; i < n; i++) {
+        struct fixture f = make_fixture(z, mixes[i]);
+        open_network(&f);
+        check_all(&f, 1);
+        check_all(&f, 4);
+        free_fixture(&f);
+    }
+}
+
 #endif

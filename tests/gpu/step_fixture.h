@@ -1,5 +1,5 @@
 /* What the test of a step stands on: random weights on both sides, a network of one layer, and a host that answers its letters.
- * Static functions for one program; `device` and `cpu` are set by its main(). */
+ * Static functions for one program, whose main() calls open_device(). */
 #ifndef COLDSTREAM_TESTS_STEP_FIXTURE_H
 #define COLDSTREAM_TESTS_STEP_FIXTURE_H
 
@@ -115,6 +115,15 @@ static struct cpu_ops cpu;
 
 static void check_device(enum err e, const struct reason *why) {
     if (e) fail_test("%s", why->text);
+}
+
+/* False: there is none, which is said. */
+static bool open_device(void) {
+    struct reason why;
+    cpu_ops_init(&cpu, ISA_REF);
+    if (!gpu_open(&(struct gpu_options){0}, &device, &why)) return true;
+    print_message("no device: %s\n", why.text);
+    return false;
 }
 
 static void finish(void) {
