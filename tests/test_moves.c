@@ -455,18 +455,15 @@ static void what_passes_is_computed_once(void **ctx) {
         const struct ring_options o = {.vram = &v, .from_tokens = 1};
         if (ring_open(&o, &r, &why)) fail_test("%s", why.text);
         assert_non_null(r);
-        struct ring_counters before = {0}, now;
-        uint64_t all = 0;
+        struct ring_counters now;
+        uint32_t sent[N_LAYERS][N_EXPERTS] = {{0}};
         for (uint32_t call = 0; call < 60; call++) {
             const uint32_t l = call / 2 % N_LAYERS;
-            uint32_t tokens[N_EXPERTS], had[N_EXPERTS], n = 0;
+            uint32_t tokens[N_EXPERTS], n = 0;
             uint8_t passes[N_EXPERTS];
-            for (uint32_t e = 0; e < N_EXPERTS; e++) {
-                tokens[e] = slot_of[l * N_EXPERTS + e] ? 0 : random_below(3);
-                had[e] = computed[l][e];
-            }
+            for (uint32_t e = 0; e < N_EXPERTS; e++) tokens[e] = slot_of[l * N_EXPERTS + e] ? 0 : random_below(3);
             const uint32_t passing = ring_choose(r, l, tokens, passes);
-            for (uint32_t e = 0; e < N_EXPERTS; e++) n += passes[e], assert_true(!passes[e] || tokens[e]);
+            for (uint32_t e = 0; e < N_EXPERTS; e++) n += passes[e], sent[l][e] += passes[e], assert_true(!passes[e] || tokens[e]);
             assert_int_equal(n, passing);
             ring_send(r, &(struct gpu_batch){.lane = call % 2, .n = 8});
             if (ring_settle(r, &why)) fail_test("%s", why.text);
@@ -478,11 +475,10 @@ static void what_passes_is_computed_once(void **ctx) {
                 }
             if (random_below(3)) continue;
             assert_int_equal(fake_sync(&the_gpu, GPU_COMPUTE, 0, &why), ERR_NONE);
-            for (uint32_t e = 0; e < N_EXPERTS; e++) assert_int_equal(computed[l][e], had[e] + passes[e]);
-            all += n;
+            for (uint32_t e = 0; e < N_EXPERTS; e++) assert_int_equal(computed[l][e], sent[l][e]);
         }
         ring_count(r, &now);
-        assert_true(now.passed > before.passed && now.reused > 0 && all > 0);
+        assert_true(now.passed > 0 && now.reused > 0);
         assert_int_equal(now.bytes % (piece_bytes[0] + piece_bytes[1] + piece_bytes[2]), 0);
         ring_close(&r);
         refuse_some = false;

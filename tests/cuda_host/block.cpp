@@ -243,8 +243,8 @@ static bool pump_host(void) {
 spin_result ch_spin_wait(const uint32_t *flag, uint32_t target, const uint32_t *abort, uint64_t limit_ns, ch_site site) {
     enum : uint64_t { MOST_NS = 100000000 }; // between two looks: the process may have been stopped, and who is waited for with it
     uint64_t before = ch_clock_ns(), waited = 0;
-    bool more = !take_late_wait();
-    for (;;) {
+    if (take_late_wait()) return SPIN_LATE;
+    for (bool more = true;;) {
         if (static_cast<int32_t>(ch_acquire(flag, site) - target) >= 0) return SPIN_SEEN;
         if (abort && ch_acquire(abort, site)) return SPIN_ABORTED;
         const uint64_t now = ch_clock_ns();

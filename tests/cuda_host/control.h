@@ -40,7 +40,7 @@ void ch_set_config(struct ch_config config);
  * and the wait is over at once (SPIN_LATE). NULL: the process's other threads run meanwhile, up to the wait's limit. */
 void ch_set_pump(bool (*pump)(void *ctx), void *ctx);
 
-/* The next n waits are late at once, unless what they wait for has come. Set while no kernel runs. */
+/* The next n waits are late at once, whether or not what they wait for has come. Set while no kernel runs. */
 void ch_late_waits(unsigned n);
 
 /* The `nth` next call (1: the next) of the named function ("cudaMalloc"; NULL: any) gives `error` and does nothing. A sticky
