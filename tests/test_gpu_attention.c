@@ -440,20 +440,29 @@ static void test_error_against_cache_rounding(void **state) {
     world_close(w);
 }
 
-/* Angles at positions up to 2^24, against double. */
+/* Angles at positions up to 2^24, against long double; and up to the last one of a million, what binary32 would have made of them. */
 static void test_turns(void **state) {
     (void)state;
-    static const uint32_t positions[] = {0, 1, 2, 3, 5, 1000, 4097, 32767, 131072, 262143, 999999, 1000003, 1048575, 16777215};
+    static const uint32_t positions[] = {0, 1, 2, 3, 5, 1000, 4097, 32767, 131072, 262143, 262144, 999999, 1000003, 1048575, 1048576, 16777215};
     enum { N = sizeof positions / sizeof *positions };
-    for (int i = 0; i <= 64; i++) {
-        const double frequency = i == 64 ? 40.0 : pow(1e6, -i / 64.0), magnitude = 1.1;
+    double worst = 0, worst_million = 0, worst_float = 0;
+    for (int i = 0; i <= 65; i++) {
+        /* Pair 20 of Qwen3-2507 with YaRN by 4 lies on the ramp. */
+        const double frequency = i == 64 ? 40.0 : i == 65 ? pow(1e7, -40 / 128.0) * (0.25 + 0.75 * 0.6) : pow(1e6, -i / 64.0), magnitude = 1.1;
         float c[N], s[N];
         rig_turns(N, positions, frequency, (float)magnitude, c, s);
         for (int p = 0; p < N; p++) {
-            const double angle = positions[p] * frequency;
-            assert_true(fabs(c[p] - cos(angle) * magnitude) < 2.5e-7 && fabs(s[p] - sin(angle) * magnitude) < 2.5e-7);
+            const long double angle = (long double)positions[p] * frequency;
+            const double off = fmax(fabs((double)(c[p] - cosl(angle) * magnitude)), fabs((double)(s[p] - sinl(angle) * magnitude)));
+            worst = fmax(worst, off);
+            if (positions[p] > 1048576) continue;
+            worst_million = fmax(worst_million, off);
+            worst_float = fmax(worst_float, fabs((double)(cosl((float)positions[p] * (float)frequency) - cosl(angle))));
         }
     }
+    print_message("cos and sin at most %.2e off up to 2^20, %.2e up to 2^24; with angles in binary32 %.2e\n", worst_million, worst, worst_float);
+    assert_true(worst < 1.6e-7);
+    assert_true(worst_float > 1e-3);
 }
 
 /* ---- quantized pages --------------------------------------------------------------------------------------------------- */

@@ -399,6 +399,19 @@ static void rope_scaling(void **state) {
     struct model *m = open_raw();
     assert_int_equal(m->shape.rope_original_context, 32768);
     assert_true(m->shape.rope_attn_factor == 0.5f);
+    assert_true(m->shape.rope_ext_factor == 1 && m->shape.rope_beta_fast == 32 && m->shape.rope_beta_slow == 1);
+    model_close(&m);
+    raw_set_f32(&raw, K("rope.scaling.yarn_ext_factor"), 0.25f);
+    raw_set_f32(&raw, K("rope.scaling.yarn_attn_factor"), 0.75f);
+    raw_set_f32(&raw, K("rope.scaling.yarn_beta_fast"), 16);
+    raw_set_f32(&raw, K("rope.scaling.yarn_beta_slow"), 2);
+    m = open_raw();
+    assert_true(m->shape.rope_ext_factor == 0.25f && m->shape.rope_attn_factor == 0.75f);
+    assert_true(m->shape.rope_beta_fast == 16 && m->shape.rope_beta_slow == 2);
+    model_close(&m);
+    raw_set_f32(&raw, K("rope.scaling.yarn_ext_factor"), -1); /* not set */
+    m = open_raw();
+    assert_true(m->shape.rope_ext_factor == 1);
     model_close(&m);
 }
 

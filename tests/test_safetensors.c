@@ -243,17 +243,22 @@ static void understands_rope(void **state) {
         float factor;
         uint64_t original, context;
         float attention;
+        float fast, slow; /* 0: the usual ones */
     } cases[] = {
-        {"\"rope_theta\": 1e6, \"rope_scaling\": {\"rope_type\": \"yarn\", " YARN "}", 1e6f, ROPE_YARN, 4, 2048, 8192, 1},
+        {"\"rope_theta\": 1e6, \"rope_scaling\": {\"rope_type\": \"yarn\", " YARN "}", 1e6f, ROPE_YARN, 4, 2048, 8192, 1, 0, 0},
+        {"\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", " YARN ", \"beta_fast\": 16, \"beta_slow\": 0.5}", 1e6f,
+         ROPE_YARN, 4, 2048, 8192, 1, 16, 0.5f},
+        {"\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 20000, \"beta_slow\": 2, " YARN "}", 20000, ROPE_YARN, 4, 2048, 8192,
+         1, 0, 2},
         {"\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", " YARN ", \"beta_fast\": 32, \"beta_slow\": 1.0}", 1e6f,
-         ROPE_YARN, 4, 2048, 8192, 1},
+         ROPE_YARN, 4, 2048, 8192, 1, 0, 0},
         {"\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", " YARN ", \"attention_factor\": 1.0}", 1e6f, ROPE_YARN, 4,
-         2048, 8192, 0.878249f},
-        {"\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1.5}", 1e6f, ROPE_YARN, 1.5f, 4096, 6144, 1},
-        {"\"rope_theta\": 5000, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}", 5000, ROPE_LINEAR, 2, 4096, 8192, 1},
-        {"\"rope_theta\": 5000, \"rope_scaling\": {\"rope_type\": \"default\"}", 5000, ROPE_NONE, 1, 4096, 4096, 1},
-        {"\"rope_parameters\": {\"rope_theta\": 20000.0, \"rope_type\": \"default\"}", 20000, ROPE_NONE, 1, 4096, 4096, 1},
-        {"\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 20000, " YARN "}", 20000, ROPE_YARN, 4, 2048, 8192, 1},
+         2048, 8192, 0.878249f, 0, 0},
+        {"\"rope_theta\": 1e6, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1.5}", 1e6f, ROPE_YARN, 1.5f, 4096, 6144, 1, 0, 0},
+        {"\"rope_theta\": 5000, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}", 5000, ROPE_LINEAR, 2, 4096, 8192, 1, 0, 0},
+        {"\"rope_theta\": 5000, \"rope_scaling\": {\"rope_type\": \"default\"}", 5000, ROPE_NONE, 1, 4096, 4096, 1, 0, 0},
+        {"\"rope_parameters\": {\"rope_theta\": 20000.0, \"rope_type\": \"default\"}", 20000, ROPE_NONE, 1, 4096, 4096, 1, 0, 0},
+        {"\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 20000, " YARN "}", 20000, ROPE_YARN, 4, 2048, 8192, 1, 0, 0},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         raw_hf_dense(&hf);
@@ -262,7 +267,8 @@ static void understands_rope(void **state) {
         const struct model_shape *s = &m->shape;
         if (s->rope_base != cases[i].base || s->rope_scaling != cases[i].type || s->rope_factor != cases[i].factor ||
             s->rope_original_context != cases[i].original || s->context_length != cases[i].context ||
-            fabsf(s->rope_attn_factor - cases[i].attention) > 1e-5f)
+            fabsf(s->rope_attn_factor - cases[i].attention) > 1e-5f || s->rope_beta_fast != (cases[i].fast > 0 ? cases[i].fast : 32) ||
+            s->rope_beta_slow != (cases[i].slow > 0 ? cases[i].slow : 1))
             fail_test("case %zu: base %g, scaling %d by %g of %zu, context %zu, attention %g", i, (double)s->rope_base,
                       s->rope_scaling, (double)s->rope_factor, (size_t)s->rope_original_context, (size_t)s->context_length,
                       (double)s->rope_attn_factor);
@@ -729,8 +735,10 @@ static void refuses_configs(void **state) {
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\"}", "'rope_scaling.factor'", "is missing"},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 0}", "'rope_scaling.factor'",
          "must be a positive number"},
-        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, \"beta_fast\": 31}",
-         "beta_fast'", "usual value"},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, \"beta_fast\": 0}",
+         "beta_fast'", "must be a positive number"},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, \"beta_fast\": 0.5}",
+         "yarn_beta_fast", "below yarn_beta_slow"},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, \"mscale\": 1}", "mscale'",
          "another model family"},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"factor\": 1}, \"rope_parameters\": {}", "'rope_parameters'",

@@ -312,6 +312,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
 
 static enum err start(struct engine *e, const struct engine_options *o, struct reason *why) {
     TRY(model_open(o->model_path, !o->vocab_only, &e->model, why));
+    TRY(model_override_rope(e->model, &o->rope, why));
     const char *warning = NULL;
     e->family = chat_family_detect(e->model->chat_template, &warning);
     if (warning) log_line(&o->log, LOG_INFO, "%s", warning); /* programs that use the template warn */

@@ -43,6 +43,7 @@ struct engine_options {
     uint32_t ubatch;         /* tokens computed together in a prompt; 0: 512 */
     bool vocab_only;         /* tokenizer and metadata, no weights: sessions are refused */
     bool no_direct_io;       /* read through the page cache */
+    struct rope_override rope; /* all zero: positions as the file says */
 
     /* the GPU; see struct plan_request for the bounds */
     const char *device;      /* "cpu", "cuda", "cuda:1", "host"; NULL: a GPU if there is one */

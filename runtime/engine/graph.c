@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/rope.h"
 #include "engine/step.h"
 
 /* Rows a worker takes at a time. One token: as long a stretch as balance allows, because each start of a stretch waits for
@@ -52,11 +53,7 @@ void rope_tables(struct step *s) {
     struct graph *g = s->g;
     const uint32_t half = g->net->shape->head_dim / 2;
     for (uint32_t t = s->me->index; t < g->batch->n; t += s->me->count)
-        for (uint32_t r = 0; r < half; r++) {
-            const double angle = (double)(g->batch->first + t) * g->net->rope_frequency[r];
-            g->rope_cos[t * half + r] = (float)(cos(angle) * g->net->rope_magnitude);
-            g->rope_sin[t * half + r] = (float)(sin(angle) * g->net->rope_magnitude);
-        }
+        rope_angles(g->net->rope_frequency, half, g->net->rope_magnitude, g->batch->first + t, g->rope_cos + t * half, g->rope_sin + t * half);
 }
 
 /* Vector `to` becomes what rounding to int8 took from vector `from`. */

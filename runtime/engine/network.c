@@ -1,8 +1,10 @@
-/* From validated tensors to matrices with kernels, and the RoPE frequencies. */
+/* From validated tensors to matrices with kernels. */
 #include "engine/network.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+#include "engine/rope.h"
 
 static const struct model_tensor *const *bound(const struct model_layer *l, size_t *n) {
     *n = sizeof *l / sizeof(const struct model_tensor *); /* struct model_layer is nothing but bound tensors */
@@ -105,26 +107,6 @@ static void bind_layer(const struct binder *b, const struct model_layer *from, s
     to->int8_attn_out = to->output.ops->int8_acts;
     to->int8_ffn_in = to->router.ops->int8_acts || to->gate.ops->int8_acts || to->up.ops->int8_acts;
     to->int8_ffn_mid = to->down.ops->int8_acts;
-}
-
-/* theta_r = base^(-2r/Dh), then linear or YaRN scaling (Peng et al., "YaRN", eq. 23 and the NTK-by-parts ramp), in double. */
-static void rope_frequencies(const struct model_shape *s, double *out, float *magnitude) {
-    const double n = s->head_dim, base = s->rope_base, factor = s->rope_factor;
-    double low = 0, high = 0;
-    *magnitude = 1;
-    if (s->rope_scaling == ROPE_YARN) {
-        const double length = (double)s->rope_original_context;
-        low = fmax(0, floor(n * log(length / (32 * 2 * M_PI)) / (2 * log(base))));
-        high = fmin(n - 1, ceil(n * log(length / (2 * M_PI)) / (2 * log(base))));
-        *magnitude = (float)(s->rope_attn_factor * (1 + 0.1 * log(factor)));
-    }
-    for (uint32_t r = 0; r < s->head_dim / 2; r++) {
-        const double theta = pow(base, -2.0 * r / n);
-        double keep = 0; /* share of the unscaled frequency */
-        if (s->rope_scaling == ROPE_NONE) keep = 1;
-        if (s->rope_scaling == ROPE_YARN) keep = 1 - fmin(1, fmax(0, (r - low) / fmax(0.001, high - low)));
-        out[r] = theta / factor * (1 - keep) + theta * keep;
-    }
 }
 
 enum err network_open(const struct model *m, const struct weights *w, const struct cpu_ops *ops, struct network *out,

@@ -197,6 +197,15 @@ static enum err check_quantization(const struct reader *r, bool *exl3) {
 
 #define ROPE_KEY(name) "qwen3moe.rope." name
 
+/* Absent means YaRN's usual value, which is also what the key's absence means. */
+static enum err take_beta(const struct reader *r, enum config_key key, const char *to, struct hf_meta *meta) {
+    double beta = 0;
+    if (!given(r, key)) return ERR_NONE;
+    TRY(take_positive(r, key, &beta));
+    hf_meta_f32(meta, to, (float)beta);
+    return ERR_NONE;
+}
+
 /* The two spellings of one set: distances between their keys are equal. */
 static enum err take_scaling(const struct reader *r, bool is_new, uint64_t *positions, struct hf_meta *meta) {
     const enum config_key type = is_new                          ? CONFIG_NEW_TYPE
@@ -220,9 +229,8 @@ static enum err take_scaling(const struct reader *r, bool is_new, uint64_t *posi
     if (factor > 1 && (double)original * factor > (double)*positions) /* what the scaling is for */
         *positions = (double)original * factor < INT32_MAX ? (uint64_t)((double)original * factor) : INT32_MAX;
     if (!yarn) return ERR_NONE;
-    if ((given(r, fast) && r->v[fast].number != 32) || (given(r, slow) && r->v[slow].number != 1))
-        return refuse(r, r->v[fast].number != 32 && given(r, fast) ? fast : slow, ERR_UNSUPPORTED,
-                      "differs from YaRN's usual value (beta_fast 32, beta_slow 1); only those are supported");
+    TRY(take_beta(r, fast, ROPE_KEY("scaling.yarn_beta_fast"), meta));
+    TRY(take_beta(r, slow, ROPE_KEY("scaling.yarn_beta_slow"), meta));
     if (given(r, mscale) || given(r, mscale_all))
         return refuse(r, given(r, mscale) ? mscale : mscale_all, ERR_UNSUPPORTED, "is of another model family's YaRN");
     if (given(r, truncate) && !(r->v[truncate].kind == HF_BOOL && r->v[truncate].yes))

@@ -19,7 +19,6 @@ enum {
     MAX_EXPERTS = 1 << 16,
     MAX_FF = 1 << 20,
     MAX_VOCAB = MAX_TOKENS,
-    MAX_POSITIONS = INT32_MAX,
 };
 
 struct owner {
@@ -113,6 +112,24 @@ static enum err read_scaling_type(const struct container *c, struct model_shape 
     return ERR_NONE;
 }
 
+/* A negative share of the ramp is a way to write "not set". */
+static enum err read_yarn_ramp(const struct container *c, struct model_shape *s, struct reason *why) {
+    const float usual = s->rope_scaling == ROPE_YARN ? 1 : 0;
+    s->rope_ext_factor = usual;
+    s->rope_beta_fast = ROPE_BETA_FAST;
+    s->rope_beta_slow = ROPE_BETA_SLOW;
+    TRY(meta_float(c, KEY("rope.scaling.yarn_ext_factor"), false, &s->rope_ext_factor, why));
+    TRY(positive_float(c, KEY("rope.scaling.yarn_beta_fast"), false, 0, &s->rope_beta_fast, why));
+    TRY(positive_float(c, KEY("rope.scaling.yarn_beta_slow"), false, 0, &s->rope_beta_slow, why));
+    if (s->rope_ext_factor < 0) s->rope_ext_factor = usual;
+    if (s->rope_ext_factor > 1)
+        return key_fail(c, KEY("rope.scaling.yarn_ext_factor"), why, ERR_FORMAT, "is %g; it must be 0 to 1", (double)s->rope_ext_factor);
+    if (s->rope_beta_fast < s->rope_beta_slow)
+        return key_fail(c, KEY("rope.scaling.yarn_beta_fast"), why, ERR_FORMAT, "is %g, below yarn_beta_slow's %g", (double)s->rope_beta_fast,
+                        (double)s->rope_beta_slow);
+    return ERR_NONE;
+}
+
 /* Type `none` means no scaling, whatever factor the file carries. (ik_llama.cpp still divides positions by the factor then;
  * a writer that says none does not mean that.) A linear factor of 0 is an old way to write "not scaled". */
 static enum err read_rope(const struct container *c, struct model_shape *s, struct reason *why) {
@@ -123,7 +140,7 @@ static enum err read_rope(const struct container *c, struct model_shape *s, stru
     TRY(meta_float(c, KEY("rope.scale_linear"), false, &s->rope_factor, why));
     TRY(meta_float(c, KEY("rope.scaling.factor"), false, &s->rope_factor, why));
     if (s->rope_factor < 0 || (s->rope_scaling == ROPE_YARN && s->rope_factor == 0) ||
-        (s->rope_factor > 0 && (s->rope_factor < 0x1p-20f || s->rope_factor > 0x1p20f)))
+        (s->rope_factor > 0 && (s->rope_factor < ROPE_LEAST_FACTOR || s->rope_factor > ROPE_MOST_FACTOR)))
         return key_fail(c, KEY("rope.scaling.factor"), why, ERR_FORMAT, "is %g; it must be a sensible positive number",
                         (double)s->rope_factor);
     if (s->rope_scaling == ROPE_NONE || s->rope_factor == 0) s->rope_factor = 1;
@@ -132,14 +149,16 @@ static enum err read_rope(const struct container *c, struct model_shape *s, stru
     TRY(meta_uint(c, KEY("rope.scaling.original_context_length"), (struct uint_rule){1, UINT32_MAX, false, 0},
                   &s->rope_original_context, why));
     s->rope_attn_factor = 1;
-    return positive_float(c, KEY("rope.scaling.attn_factor"), false, 0, &s->rope_attn_factor, why);
+    TRY(positive_float(c, KEY("rope.scaling.attn_factor"), false, 0, &s->rope_attn_factor, why));
+    TRY(positive_float(c, KEY("rope.scaling.yarn_attn_factor"), false, 0, &s->rope_attn_factor, why));
+    return read_yarn_ramp(c, s, why);
 }
 
 static enum err read_shape(const struct container *c, struct model_shape *s, struct reason *why) {
     TRY(read_u32(c, KEY("block_count"), (struct uint_rule){1, MAX_LAYERS, true, 0}, &s->n_layers, why));
     TRY(read_u32(c, KEY("embedding_length"), (struct uint_rule){1, MAX_EMBD, true, 0}, &s->n_embd, why));
     TRY(meta_uint(c, KEY("context_length"), (struct uint_rule){1, UINT64_MAX, true, 0}, &s->context_length, why));
-    if (s->context_length > MAX_POSITIONS) s->context_length = MAX_POSITIONS; /* what memory allows is decided later */
+    if (s->context_length > MODEL_MAX_POSITIONS) s->context_length = MODEL_MAX_POSITIONS; /* what memory allows is decided later */
     TRY(read_attention(c, s, why));
     TRY(read_experts(c, s, why));
     TRY(positive_float(c, KEY("attention.layer_norm_rms_epsilon"), true, 0, &s->rms_eps, why));

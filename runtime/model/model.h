@@ -49,6 +49,10 @@ struct model_file {
 };
 
 enum rope_scaling { ROPE_NONE, ROPE_LINEAR, ROPE_YARN };
+enum { ROPE_BETA_FAST = 32, ROPE_BETA_SLOW = 1 }; /* YaRN's usual values */
+#define ROPE_LEAST_FACTOR 0x1p-20f
+#define ROPE_MOST_FACTOR 0x1p20f
+enum { MODEL_MAX_POSITIONS = INT32_MAX };
 
 struct model_shape {
     uint32_t n_layers;
@@ -64,9 +68,11 @@ struct model_shape {
     float rms_eps;
     float rope_base;
     enum rope_scaling rope_scaling;
-    float rope_factor;      /* >= a positive number; 1 = no scaling */
-    uint64_t rope_original_context;
-    float rope_attn_factor;
+    float rope_factor;      /* positions are divided by it, in whole or (YaRN) in part; 1 = no scaling */
+    uint64_t rope_original_context; /* tokens the model was trained for before its positions were scaled */
+    float rope_attn_factor; /* beside YaRN's own 1 + 0.1 ln(factor) */
+    float rope_ext_factor;  /* 0..1, share of YaRN's ramp: 1 for YaRN, else 0, which divides every frequency by the factor */
+    float rope_beta_fast, rope_beta_slow; /* pairs that turn more often than fast in the original context keep their frequency; slow: the other end */
 };
 
 struct model_layer {
@@ -126,6 +132,18 @@ void model_close(struct model **model);
 
 const struct model_meta *model_find_meta(const struct model *m, const char *key); /* NULL: absent */
 const struct model_tensor *model_find_tensor(const struct model *m, struct span name);
+
+/* What is asked for instead of what the file says of its positions. All zero: nothing. */
+struct rope_override {
+    bool has_scaling, has_ext_factor;
+    enum rope_scaling scaling;
+    uint64_t original_context;                        /* 0: the file's, as below */
+    float base, factor, attn_factor, beta_fast, beta_slow;
+    float ext_factor;
+};
+/* Put it into the shape, whose context_length becomes what the positions then reach: original_context times the factor. A factor
+ * without a scaling is linear, as in files. ERR_ARGUMENT names the value that cannot be. */
+enum err model_override_rope(struct model *m, const struct rope_override *o, struct reason *why) MUST_USE;
 
 /* Bytes of one of its files, through the page cache; any thread. */
 enum err model_read(const struct model *m, uint32_t file, void *to, uint64_t bytes, uint64_t offset, struct reason *why) MUST_USE;

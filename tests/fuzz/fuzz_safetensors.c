@@ -222,6 +222,7 @@ static void check_shape(const struct model *m) {
     assert(s->n_kv_heads && s->n_heads % s->n_kv_heads == 0 && s->head_dim && s->head_dim % 2 == 0);
     assert(s->n_experts_used && s->n_experts_used <= s->n_experts);
     assert(s->rms_eps > 0 && s->rope_base > 1 && s->rope_factor > 0 && s->rope_attn_factor > 0 && s->rope_original_context);
+    assert(s->rope_ext_factor >= 0 && s->rope_ext_factor <= 1 && s->rope_beta_slow > 0 && s->rope_beta_fast >= s->rope_beta_slow);
     for (uint32_t i = 0; i < s->n_layers; i++) assert(m->layers[i].gate && m->layers[i].down && m->layers[i].attn_k);
 }
 
