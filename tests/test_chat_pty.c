@@ -697,7 +697,7 @@ static void says_when_the_context_is_full(void **state) {
     START_X("-c", "64");
     expect_prompt();
     type("fill it" ENTER);
-    expect("[the context is full: 64 of 64 tokens.");
+    expect("[the context is full: 64 of 64 tokens. /undo, /clear, or start with a larger -c or --context-shift]");
     expect(" ctx 64/64 ");
     expect_prompt();
     type("one more" ENTER);
@@ -707,6 +707,131 @@ static void says_when_the_context_is_full(void **state) {
     command("/ctx", "of 64 tokens");
     command("/stats", "answers 1");
     leave();
+}
+
+/* ---- tests: a full context
+ * ------------------------------------------------------------------------------------------------------------------------ */
+
+static size_t seen(const char *what) {
+    size_t n = 0;
+    const char *at = chat.seen.ptr, *end = at + chat.seen.len;
+    while (at < end && (at = memmem(at, (size_t)(end - at), what, strlen(what)))) n++, at += strlen(what);
+    return n;
+}
+
+#define LEFT_OUT " are left out from here on; kept: the system message and the last "
+
+static void leaves_out_whole_messages(void **state) {
+    (void)state;
+    enum { TURNS = 12, ROOM = 128 };
+    START_X("-c", "128", "-n", "8", "-sys", "be brief", "--context-shift");
+    expect_prompt();
+    for (int i = 0; i < TURNS; i++) {
+        const size_t before = seen(LEFT_OUT);
+        char message[40];
+        snprintf(message, sizeof message, "%c is a message of some length", 'a' + i);
+        const struct timing t = say(message);
+        assert_true(t.ctx <= ROOM && t.room == ROOM);
+        if (seen(LEFT_OUT) == before) continue;
+        if (t.cached < 8 || t.cached >= ROOM / 2) fail_test("turn %d: %lu cached of %lu", i, t.cached, t.ctx); /* the system message and what begins any other */
+        assert_true(t.ctx <= ROOM / 2 + 32);                /* half of the room is free again */
+    }
+    assert_true(seen(LEFT_OUT) >= 2);
+    unsigned long room, messages, tokens, turns, kept;
+    const char *line = memmem(chat.seen.ptr, chat.seen.len, "[the context of ", 16);
+    if (!line || sscanf(line, "[the context of %lu tokens is full: the oldest %lu messages, %lu tokens," LEFT_OUT "%lu turns, %lu tokens]", &room, &messages, &tokens,
+                        &turns, &kept) != 5)
+        fail_chat("odd line about what is left out", "");
+    assert_int_equal(room, ROOM);
+    assert_true(messages >= 2 && messages % 2 == 0 && turns >= 1 && tokens > 20 && kept > 20 && tokens + kept > ROOM - 8 - 32);
+    expect_messages(1 + 2 * TURNS); /* what is left out is not lost */
+    command("/ctx", "earlier messages are left out of it");
+    say("/regen");
+    command("/clear", "[cleared: 12 messages");
+    const size_t before = seen(LEFT_OUT);
+    say("alone again");
+    assert_int_equal(seen(LEFT_OUT), before);
+    leave();
+}
+
+static void goes_on_beyond_the_context(void **state) {
+    (void)state;
+    START_X("-c", "96", "-n", "400", "-sys", "be brief", "--context-shift", "-v");
+    expect_prompt();
+    type("first" ENTER);
+    expect("[the context of 96 tokens is full: 0 earlier messages and ");
+    expect("tokens of this answer are left out");
+    expect(TIMING);
+    expect("full context = ");
+    expect_prompt();
+    assert_true(seen("tokens of this answer are left out") >= 8);
+    json_t *messages = save();
+    assert_int_equal(strlen(content(messages, 2)), 400); /* all of it was said, and is kept */
+    assert_int_equal(strspn(content(messages, 2), "x"), 400);
+    json_decref(messages);
+    command("/set predict 5", "[predict set]");
+    const struct timing t = say("second"); /* such an answer cannot be read again */
+    assert_int_equal(seen("the oldest 2 messages, "), 1);
+    assert_true(t.ctx < 96 && t.cached >= 8);
+    expect_messages(5);
+    command("/stats", "answers 2");
+    leave();
+
+    START_X("-c", "96", "-n", "300", "--family", "qwen3-thinking", "--context-shift");
+    expect_prompt();
+    type("why" ENTER);
+    expect("tokens of this answer are left out");
+    expect(TIMING);
+    expect_prompt();
+    messages = save();
+    assert_int_equal(strlen(json_string_value(json_object_get(json_array_get(messages, 1), "reasoning_content"))), 300);
+    json_decref(messages);
+    leave();
+}
+
+static void never_cuts_a_message(void **state) {
+    (void)state;
+    char keys[201];
+    for (int i = 0; i < 200; i++) keys[i] = (char)('a' + i * 7 % 26);
+    keys[200] = 0;
+    START_X("-c", "96", "-n", "4", "--context-shift");
+    expect_prompt();
+    say("one");
+    const struct timing before = say("two");
+    type(keys);
+    type(ENTER);
+    expect("even with all earlier messages left out there are ");
+    expect(" tokens and the context holds 96: send a shorter message, or start with a larger -c");
+    expect_prompt();
+    expect_messages(4);
+    assert_int_equal(say("three").cached, before.ctx); /* as if it had not been tried */
+    leave();
+}
+
+/* ---- tests: what is read again
+ * ---------------------------------------------------------------------------------------------------------------------- */
+
+static void reuses_what_an_edit_leaves(void **state) {
+    (void)state;
+    START_X("-n", "8", "-v");
+    expect_prompt();
+    const struct timing first = say("hello");
+    const struct timing again = say("/regen");
+    assert_int_equal(again.ctx, first.ctx);
+    assert_int_equal(again.cached, first.ctx - 7 - 1); /* all of the prompt, its last token for its logits */
+    const struct timing second = say("two");
+    assert_int_equal(second.cached, again.ctx);
+    command("/undo", "[took back: two]");
+    const struct timing edited = say("three");
+    assert_true(edited.cached > first.ctx && edited.cached < second.ctx);
+    command("/system be terse", "[system message set");
+    assert_true(say("four").cached <= 2); /* everything stands behind it */
+    command("/system be terser", "[system message set");
+    const struct timing terser = say("five");
+    if (terser.cached < 8) fail_test("%lu cached", terser.cached); /* as far as both agree */
+    command("/stats", " reused from the cache");
+    leave();
+    assert_int_equal(seen("reused from cache = "), 6);
 }
 
 /* ---- tests: without a terminal
@@ -838,6 +963,10 @@ int main(void) {
         CHAT_TEST(marks_and_dims_thinking),
         CHAT_TEST(obeys_no_color),
         CHAT_TEST(says_when_the_context_is_full),
+        CHAT_TEST(leaves_out_whole_messages),
+        CHAT_TEST(goes_on_beyond_the_context),
+        CHAT_TEST(never_cuts_a_message),
+        CHAT_TEST(reuses_what_an_edit_leaves),
         CHAT_TEST(answers_without_a_terminal),
     };
     return cmocka_run_group_tests(tests, prepare, clean_up);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/cli.h"
 #include "cli/flags.h"
 
 enum { MAX_WORDS = 24 };
@@ -218,8 +219,41 @@ static void flags_that_would_be_a_lie_are_refused(void **state) {
     refuse(VERB_CHAT, "-hf user/repo", "download");
     refuse(VERB_CHAT, "--grammar x", "not in this build");
     refuse(VERB_CHAT, "--mirostat 2", "not in this build");
-    refuse(VERB_CHAT, "--rope-scaling yarn", "as the model file says");
     accept(VERB_CHAT, "--mirostat 0 --typical 1.0 --xtc-probability 0.00");
+}
+
+static void positions_and_a_full_context(void **state) {
+    (void)state;
+    struct parsed *p = parse(VERB_CHAT, "--rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 256k --yarn-ext-factor -1 --yarn-attn-factor 0.5 "
+                                        "--yarn-beta-slow 2 --yarn-beta-fast 16 --rope-freq-base 1e7 --rope-freq-scale 0.25 --context-shift");
+    if (p->code) fail_test("%s", p->why.text);
+    const struct rope_override r = cli_rope(&p->options);
+    assert_true(r.has_scaling && r.scaling == ROPE_YARN && r.factor == 4 && r.original_context == 262144 && !r.has_ext_factor);
+    assert_true(r.attn_factor == 0.5f && r.beta_slow == 2 && r.beta_fast == 16 && r.base == 1e7f);
+    assert_true(p->options.context_shift);
+    drop(p);
+    static const struct rope_override nothing; /* values of llama.cpp's defaults say nothing */
+    p = parse(VERB_RUN, "--rope-freq-base 0 --rope-freq-scale 0 --yarn-orig-ctx 0 --yarn-ext-factor -1 --yarn-attn-factor -1 --yarn-beta-fast -1 "
+                        "--yarn-beta-slow -1 --keep -1 --no-context-shift");
+    if (p->code) fail_test("%s", p->why.text);
+    const struct rope_override none = cli_rope(&p->options);
+    assert_true(!none.has_scaling && !none.has_ext_factor && none.factor == nothing.factor && none.base == nothing.base &&
+                none.original_context == 0 && none.attn_factor == 0 && none.beta_fast == 0 && none.beta_slow == 0);
+    assert_int_equal(p->options.keep, -1);
+    assert_false(p->options.context_shift);
+    drop(p);
+    p = parse(VERB_PLAN, "--rope-freq-scale 0.125 -c 1m");
+    assert_true(cli_rope(&p->options).factor == 8);
+    drop(p);
+    accept(VERB_BENCH, "--rope-scaling linear --rope-scale 2 --context-shift --keep 4"); /* the latter two: noted */
+    accept(VERB_CHAT, "--keep 4");
+    accept(VERB_CHAT, "--rope-scaling none --rope-scale 1");
+    refuse(VERB_CHAT, "--rope-scaling dynamic", "one of none, linear, yarn");
+    refuse(VERB_CHAT, "--rope-scale 2 --rope-freq-scale 0.25", "contradict");
+    refuse(VERB_CHAT, "--rope-scaling none --rope-scale 2", "contradict");
+    refuse(VERB_CHAT, "--yarn-ext-factor 2", "-1 to 1");
+    refuse(VERB_CHAT, "--rope-scale -2", "0 to");
+    refuse(VERB_RUN, "--keep -2", "-1 to");
 }
 
 /* ---- bench ----------------------------------------------------------------------------------------------------------- */
@@ -401,6 +435,7 @@ int main(void) {
         cmocka_unit_test(flash_attention_takes_a_value_only_if_it_is_one),
         cmocka_unit_test(known_flags_of_peers_are_ignored_with_a_note),
         cmocka_unit_test(flags_that_would_be_a_lie_are_refused),
+        cmocka_unit_test(positions_and_a_full_context),
         cmocka_unit_test(bench_takes_lists),
         cmocka_unit_test(the_same_name_means_what_its_command_says),
         cmocka_unit_test(environment_is_weaker_than_flags),

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,6 +246,47 @@ static const char *device_of(const struct options *o) {
     return strcasecmp(o->device, "CUDA0") == 0 ? "cuda:0" : o->device;
 }
 
+struct rope_override cli_rope(const struct options *o) {
+    return (struct rope_override){
+        .has_scaling = options_given(o, &o->rope_scaling),
+        .scaling = (enum rope_scaling)o->rope_scaling,
+        .factor = o->rope_scale > 0 ? (float)o->rope_scale : o->rope_freq_scale > 0 ? (float)(1 / o->rope_freq_scale) : 0,
+        .base = (float)o->rope_freq_base,
+        .original_context = (uint64_t)o->yarn_orig_ctx,
+        .has_ext_factor = options_given(o, &o->yarn_ext_factor) && o->yarn_ext_factor >= 0,
+        .ext_factor = (float)o->yarn_ext_factor,
+        .attn_factor = o->yarn_attn_factor > 0 ? (float)o->yarn_attn_factor : 0,
+        .beta_slow = o->yarn_beta_slow > 0 ? (float)o->yarn_beta_slow : 0,
+        .beta_fast = o->yarn_beta_fast > 0 ? (float)o->yarn_beta_fast : 0,
+    };
+}
+
+void cli_warn_context(const struct cli *c, const struct model *m, uint64_t n_ctx) {
+    const struct model_shape *s = &m->shape;
+    if (n_ctx <= s->context_length) return;
+    const uint64_t trained = s->rope_factor > 1 ? s->rope_original_context : s->context_length;
+    const uint64_t scale = trained ? (n_ctx + trained - 1) / trained : 1;
+    if (s->rope_factor > 1)
+        log_line(&c->log, LOG_WARN, "the context of %" PRIu64 " tokens is longer than the %" PRIu64 " that scaling by %g reaches: answers beyond them "
+                 "get worse; --rope-scale %" PRIu64 " reaches them", n_ctx, s->context_length, (double)s->rope_factor, scale);
+    else
+        log_line(&c->log, LOG_WARN, "the context of %" PRIu64 " tokens is longer than the %" PRIu64 " that the model was trained for: answers beyond "
+                 "them get worse; --rope-scaling yarn --rope-scale %" PRIu64 " stretches its positions", n_ctx, s->context_length, scale);
+}
+
+/* What the flags say and what came of it. */
+static void log_positions(const struct cli *c, const struct model *m) {
+    static const char *const names[] = {[ROPE_NONE] = "not scaled", [ROPE_LINEAR] = "linear", [ROPE_YARN] = "yarn"};
+    const struct model_shape *s = &m->shape;
+    const struct options *o = c->options;
+    if (options_given(o, &o->rope_scaling) && o->rope_scaling != ROPE_NONE && s->rope_factor == 1)
+        log_line(&c->log, LOG_WARN, "--rope-scaling %s changes nothing without a scale, which the file does not give: add --rope-scale",
+                 names[o->rope_scaling]);
+    if (s->rope_scaling != ROPE_NONE)
+        log_line(&c->log, LOG_INFO, "positions: %s by %g of %" PRIu64 " tokens, for %" PRIu64, names[s->rope_scaling], (double)s->rope_factor,
+                 s->rope_original_context, s->context_length);
+}
+
 #define TIMELINE_HEAD "{\"displayTimeUnit\":" /* how engine_write_timeline() begins */
 enum { MOST_SPANS = 1 << 18 /* of a timeline: 10 MB, some hundred tokens */ };
 
@@ -261,6 +303,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .vocab_only = vocab_only,
         .no_direct_io = !o->direct_io || o->load_mode == LOAD_BUFFERED,
         .no_nfc = !o->nfc,
+        .rope = cli_rope(o),
         .ram_budget = o->ram_budget < 0 ? 0 : o->ram_budget ? (uint64_t)o->ram_budget : 1, /* 0 bytes: to be refused */
         .device = c->on_input ? "cpu" : device_of(o),
         .vram_budget = o->vram_budget < 0 ? 0 : (uint64_t)o->vram_budget,
@@ -310,6 +353,7 @@ enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, st
     cli_progress_end(c);
     if (code || vocab_only) return code;
 
+    log_positions(c, engine_model(*out));
     struct engine_info info;
     engine_get_info(*out, &info);
     log_line(&c->log, LOG_INFO,

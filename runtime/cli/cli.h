@@ -87,6 +87,10 @@ enum err cli_unescape(const char *text, struct text *out, struct reason *why) MU
 
 /* Options of the engine as the flags say. The struct borrows from `c`. */
 struct engine_options cli_engine_options(struct cli *c, bool vocab_only);
+/* --rope-* and --yarn-*. */
+struct rope_override cli_rope(const struct options *o);
+/* Warn when a context is longer than what the model was trained for, or its positions are scaled for. */
+void cli_warn_context(const struct cli *c, const struct model *m, uint64_t n_ctx);
 /* Open it, with a progress line, and log what was resolved. */
 enum err cli_open_engine(struct cli *c, bool vocab_only, struct engine **out, struct reason *why) MUST_USE;
 /* Reading of experts since the engine was opened, in a few lines: chat's /stats. Nothing when the model has none to read. */

@@ -102,6 +102,7 @@ static enum err start(struct repl *r, struct learner *learner, struct reason *wh
     TRY(choose_thinking(r, why));
     repl_choose_sampling(r);
     TRY(session_open(r->engine, (uint64_t)c->options->ctx_size, &r->session, why));
+    cli_warn_context(c, engine_model(r->engine), session_capacity(r->session));
     TRY(transcript_open(&r->transcript, why));
     TRY(set_system(r, why));
     return open_lines(r, why);

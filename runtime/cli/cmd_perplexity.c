@@ -150,6 +150,7 @@ static enum err prepare(struct scorer *s, struct engine *e, struct token_list *t
     s->record = calloc_checked(logprobs_record_words(s->n_vocab), sizeof *s->record);
     if (!s->chunk || !s->record) return fail(why, ERR_NO_MEMORY, "no memory for a chunk of %d tokens", s->n_ctx);
     TRY(session_open(e, (uint64_t)s->n_ctx, &s->session, why));
+    cli_warn_context(s->cli, engine_model(e), (uint64_t)s->n_ctx);
     if (s->compare || !o->kl_base) return ERR_NONE;
     return logprobs_create(o->kl_base, (struct logprobs_shape){s->n_ctx, s->n_vocab, s->n_chunk}, s->tokens, &s->file, why);
 }

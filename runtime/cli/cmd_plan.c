@@ -98,6 +98,9 @@ static enum err make_plan(struct cli *c, struct planned *p, struct reason *why) 
     plan_request_default(&p->request);
     TRY(read_facts(c, p, why));
     TRY(model_open(o->model, true, &p->model, why));
+    const struct rope_override rope = cli_rope(o);
+    TRY(model_override_rope(p->model, &rope, why));
+    cli_warn_context(c, p->model, (uint64_t)o->ctx_size);
     TRY(read_profile(c, p, why));
     TRY(make_request(o, p, why));
     TRY(measure_process(c, &p->request.process_bytes, why));

@@ -19,6 +19,8 @@ struct run {
     char last;        /* byte printed last */
     uint64_t begin_ns, prompt_ns, end_ns;
     uint64_t generated;
+    uint64_t keep; /* tokens of the prompt that a full context never leaves out */
+    uint64_t rolls, reread, roll_ns; /* the context became full so often; tokens then read again, and the time it took */
     bool broken; /* stdout does not take bytes any more */
 };
 
@@ -87,6 +89,39 @@ static void print_end(struct run *r) {
     if (r->cli->options->ids || (r->cli->stdout_is_terminal && r->printed && r->last != '\n')) print(r, SPAN("\n"));
 }
 
+static enum err say_full(struct run *r, bool *rolled) {
+    log_line(&r->cli->log, LOG_WARN, "the context of %" PRIu64 " tokens is full after %" PRIu64 " tokens of the answer; %s", session_capacity(r->session),
+             r->generated, options_shift(r->cli->options) ? "what is kept leaves no room to go on; -c or --keep set it" : "-c sets it, --context-shift goes on");
+    *rolled = false;
+    return ERR_NONE;
+}
+
+/* The context is full and `id` is to follow. With --context-shift half of what is behind the kept tokens goes, and the rest is computed
+ * again where it then stands: the same as a prompt of these tokens, unlike keys turned in place, whose values remember what went. */
+static enum err roll(struct run *r, int32_t id, const float **logits, bool *rolled, struct reason *why) {
+    const uint64_t capacity = session_capacity(r->session), begin = clock_ns();
+    if (!options_shift(r->cli->options) || capacity < r->keep + 2) return say_full(r, rolled);
+    const uint64_t tail = (capacity - r->keep) / 2, first = capacity - (tail - 1); /* of the tail, id is the last */
+    struct token_list window = {0};
+    const int32_t *held = session_tokens(r->session);
+    enum err code = ERR_NONE;
+    for (uint64_t i = 0; !code && i < r->keep; i++) code = token_list_add(&window, held[i], why);
+    for (uint64_t i = first; !code && i < capacity; i++) code = token_list_add(&window, held[i], why);
+    if (!code) code = token_list_add(&window, id, why);
+    if (!code) {
+        log_line(&r->cli->log, LOG_WARN, "the context of %" PRIu64 " tokens is full: %" PRIu64 " of them are left out behind the first %" PRIu64 ", and the last %"
+                 PRIu64 " are read again", capacity, first - r->keep, r->keep, tail);
+        struct eval eval = {.tokens = window.ids, .n = window.len, .should_stop = cli_should_stop, .ctx = r};
+        code = session_eval(r->session, &eval, logits, why);
+        r->rolls++;
+        r->reread += session_length(r->session) - eval.reused;
+    }
+    *rolled = !code;
+    r->roll_ns += clock_ns() - begin;
+    token_list_free(&window);
+    return code;
+}
+
 static enum err generate(struct run *r, const float *logits, struct reason *why) {
     const struct options *o = r->cli->options;
     while (o->predict < 0 || r->generated < (uint64_t)o->predict) {
@@ -98,19 +133,17 @@ static enum err generate(struct run *r, const float *logits, struct reason *why)
         print_token(r, id);
         if (r->broken || r->stop.found) break;
         if (r->generated == (uint64_t)o->predict) break;
-        if (session_length(r->session) == session_capacity(r->session)) {
-            log_line(&r->cli->log, LOG_WARN, "the context of %" PRIu64 " tokens is full; -c sets it",
-                     session_capacity(r->session));
-            break;
-        }
-        TRY(session_append(r->session, id, &logits, why));
+        bool rolled = true;
+        if (session_length(r->session) < session_capacity(r->session)) TRY(session_append(r->session, id, &logits, why));
+        else TRY(roll(r, id, &logits, &rolled, why));
+        if (!rolled) break;
     }
     return ERR_NONE;
 }
 
 /* The block that scripts around llama.cpp parse. */
 static void report(const struct run *r, uint64_t n_prompt) {
-    const double prompt_ms = 1e-6 * (double)(r->prompt_ns - r->begin_ns), answer_ms = 1e-6 * (double)(r->end_ns - r->prompt_ns);
+    const double prompt_ms = 1e-6 * (double)(r->prompt_ns - r->begin_ns), answer_ms = 1e-6 * (double)(r->end_ns - r->prompt_ns - r->roll_ns);
     const uint64_t steps = r->generated ? r->generated - 1 : 0; /* the first token came with the prompt */
     const struct log_sink *log = &r->cli->log;
     log_line(log, LOG_INFO, "prompt eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)",
@@ -119,6 +152,16 @@ static void report(const struct run *r, uint64_t n_prompt) {
         log_line(log, LOG_INFO,
                  "       eval time = %10.2f ms / %5" PRIu64 " tokens (%8.2f ms per token, %8.2f tokens per second)", answer_ms,
                  steps, answer_ms / (double)steps, 1e3 * (double)steps / answer_ms);
+    if (r->rolls)
+        log_line(log, LOG_INFO, "      full context = %5" PRIu64 " times: %" PRIu64 " tokens read again in %.2f ms", r->rolls, r->reread,
+                 1e-6 * (double)r->roll_ns);
+}
+
+/* --keep, and always the BOS that the model wants. */
+static uint64_t kept_tokens(const struct run *r, const struct token_list *prompt) {
+    const int64_t keep = r->cli->options->keep;
+    const uint64_t bos = r->tokenizer && tokenizer_bos(r->tokenizer) >= 0 && prompt->ids[0] == tokenizer_bos(r->tokenizer);
+    return keep < 0 || (uint64_t)keep + bos > prompt->len ? prompt->len : (uint64_t)keep + bos;
 }
 
 static enum err open_sampler(struct run *r, const struct engine *e, struct reason *why) {
@@ -157,6 +200,8 @@ static enum err complete(struct run *r, struct engine *e, struct reason *why) {
     if (!code) code = open_sampler(r, e, why);
     if (!code) code = session_open(e, context_size(r, e, prompt.len), &r->session, why);
     if (code) goto done;
+    cli_warn_context(r->cli, engine_model(e), session_capacity(r->session));
+    r->keep = kept_tokens(r, &prompt);
 
     struct eval eval = {.tokens = prompt.ids, .n = prompt.len, .on_progress = on_prompt, .should_stop = cli_should_stop, .ctx = r};
     r->begin_ns = clock_ns();

@@ -52,6 +52,7 @@ static const struct choice switches[] = {{"on", SWITCH_ON}, {"off", SWITCH_OFF},
                                          {"1", SWITCH_ON},  {"0", SWITCH_OFF},   {0}};
 static const struct choice kv_types[] = {{"f16", 1}, {0}};
 static const struct choice planned_kv_types[] = {{"f16", 1}, {"q8_0", 2}, {"q4_0", 3}, {0}};
+static const struct choice rope_scalings[] = {{"none", ROPE_NONE}, {"linear", ROPE_LINEAR}, {"yarn", ROPE_YARN}, {0}};
 static const struct choice io_kinds[] = {{"auto", STREAM_AUTO}, {"uring", STREAM_URING}, {"pread", STREAM_PREAD}, {0}};
 static const struct choice auto_or_all[] = {{"auto", -1}, {"all", -2}, {0}};
 static const struct choice only_auto[] = {{"auto", -1}, {0}};
@@ -62,6 +63,7 @@ static const struct choice imatrix_formats[] = {{"gguf", IMATRIX_GGUF}, {"dat", 
 const char *const group_titles[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
     [GROUP_CONTEXT] = "Context and threads",
+    [GROUP_POSITIONS] = "Long context",
     [GROUP_PROMPT] = "Prompt",
     [GROUP_SAMPLING] = "Sampling",
     [GROUP_CHAT] = "Conversation",
@@ -93,7 +95,7 @@ const struct flag flags[] = {
     /* context, cpu */
     {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = GENERATE | BENCH | PLAN, .offset = AT(ctx_size),
      RANGE(0, 1 << 30), .initial = "0", .metavar = "N",
-     .help = "tokens of context (32k, 1m); 0: the model's own, at most 32768"},
+     .help = "tokens of context (32k, 256k, 1m); 0: the model's own, at most 32768; more than it was trained for: see Long context"},
     {"-c --ctx-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = PPL | PROFILE | IMATRIX, .offset = AT(ctx_size), RANGE(4, 1 << 30),
      .initial = "512", .metavar = "N", .help = "tokens of a chunk"},
     {"-b --batch-size", .kind = FLAG_TOKENS, .group = GROUP_CONTEXT, .verbs = COMPUTE, .offset = AT(batch), RANGE(1, 1 << 20),
@@ -118,6 +120,33 @@ const struct flag flags[] = {
     {"--look-ahead", "--no-look-ahead", FLAG_BOOL, GROUP_CONTEXT, COMPUTE, AT(look_ahead), "on",
      .help = "--no-look-ahead: never read the next layer's probable experts in advance"},
 
+    /* positions: 0 or less means what the model file says, as in llama.cpp */
+    {"--rope-scaling", .kind = FLAG_CHOICE, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(rope_scaling), .choices = rope_scalings,
+     .metavar = "NAME", .help = "how positions beyond the trained ones are reached; default: as the model file says, linear with a scale"},
+    {"--rope-scale", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(rope_scale), RANGE(0, 1 << 20),
+     .metavar = "X", .help = "reach X times as many tokens"},
+    {"--rope-freq-scale", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(rope_freq_scale), RANGE(0, 1 << 20),
+     .metavar = "X", .help = "the same as --rope-scale 1/X"},
+    {"--rope-freq-base", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(rope_freq_base), RANGE(0, 1e30),
+     .metavar = "X", .help = "base of the rotary frequencies"},
+    {"--yarn-orig-ctx", .kind = FLAG_TOKENS, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(yarn_orig_ctx), RANGE(0, 1 << 30),
+     .metavar = "N", .help = "tokens the model was trained for before scaling; default: as the file says, its context else"},
+    {"--yarn-ext-factor", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(yarn_ext_factor), RANGE(-1, 1),
+     .metavar = "X", .help = "share of YaRN's extrapolation; 0: linear; default: 1 with yarn, else 0"},
+    {"--yarn-attn-factor", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(yarn_attn_factor), RANGE(-1, 1000),
+     .metavar = "X", .help = "factor on queries and keys beside YaRN's own 1 + 0.1 ln(scale) (default 1)"},
+    {"--yarn-beta-slow", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(yarn_beta_slow), RANGE(-1, 1e6),
+     .metavar = "X", .help = "pairs that turn less often in the original context are interpolated (default 1)"},
+    {"--yarn-beta-fast", .kind = FLAG_REAL, .group = GROUP_POSITIONS, .verbs = COMPUTE | PLAN, .offset = AT(yarn_beta_fast), RANGE(-1, 1e6),
+     .metavar = "X", .help = "pairs that turn more often are left alone (default 32)"},
+
+    /* a full context */
+    {"--context-shift", "--no-context-shift", FLAG_BOOL, GROUP_POSITIONS, GENERATE, AT(context_shift), "off",
+     .help = "a full context goes on without its oldest part, which is said: chat leaves out whole messages first and keeps the system message; "
+             "half of the room is freed and what stays is read again, about one prompt token for each token beyond the context. Else it ends the answer"},
+    {"--keep", .kind = FLAG_TOKENS, .group = GROUP_POSITIONS, .verbs = RUN, .offset = AT(keep), RANGE(-1, 1 << 30), .initial = "0",
+     .metavar = "N", .help = "tokens of the prompt that --context-shift never leaves out; -1: all of them"},
+
     /* prompt */
     {"-p --prompt", .kind = FLAG_STRING, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(prompt), .metavar = "TEXT",
      .help = "run: the text to continue; chat: the first message"},
@@ -131,7 +160,7 @@ const struct flag flags[] = {
      .help = "control tokens such as <|im_end|> are plain text (detokenize: are not shown)"},
     {"-n --predict --n-predict", .kind = FLAG_TOKENS, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(predict),
      RANGE(-2, 1 << 30), .initial = "-1", .metavar = "N",
-     .help = "most tokens of an answer; -1: until it ends or the context is full"},
+     .help = "most tokens of an answer; -1: until it ends or the context is full (--context-shift: until it ends); -2: the same without --context-shift"},
     {"-r --reverse-prompt", .kind = FLAG_STRINGS, .group = GROUP_PROMPT, .verbs = GENERATE, .offset = AT(stop),
      .metavar = "TEXT", .help = "stop when the answer contains this text; repeatable"},
 
@@ -374,8 +403,8 @@ const struct ignored_flag ignored_flags[] = {
     {"-td --threads-draft -tbd --threads-batch-draft -tgb --threads-gen-batch", 1, "means nothing here"},
     {"--warmup --no-warmup -wb --warmup-batch", 0, "means nothing here"},
     {"--check-tensors -vq --validate-quants", 0, "means nothing here: headers are always checked"},
-    {"--context-shift --no-context-shift", 0, "means nothing here: a full context ends the answer"},
-    {"--keep", 1, "means nothing here: a full context ends the answer"},
+    {"--context-shift --no-context-shift", 0, "means nothing here: no answer is generated"},
+    {"--keep", 1, "means nothing here: chat keeps the system message, run has --keep"},
     {"-cnv --conversation -i --interactive -if --interactive-first -no-cnv --no-conversation", 0,
      "means nothing here: the verb chat converses, run completes"},
     {"--display-prompt --no-display-prompt --verbose-prompt -sp --special -ptc --print-token-count", 0, "means nothing here"},
@@ -413,10 +442,6 @@ const struct refused_flag refused_flags[] = {
     {"-ser --smart-expert-reduction", "-1,0", changes_output},
     {"-hf -hfr --hf-repo -hff --hf-file -mu --model-url -hft --hf-token", NULL, no_download},
     {"-okv --override-kv", NULL, not_built},
-    {"--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor "
-     "--yarn-beta-slow "
-     "--yarn-beta-fast",
-     NULL, "is not in this build: positions are scaled as the model file says"},
     {"-gan --grp-attn-n", "1", not_built},
     {"-gaw --grp-attn-w", NULL, not_built},
     {"--typical --typical-p --tfs", "1", not_built},

@@ -22,6 +22,7 @@ enum flag_kind {
 enum flag_group {
     GROUP_MODEL,
     GROUP_CONTEXT,
+    GROUP_POSITIONS,
     GROUP_PROMPT,
     GROUP_SAMPLING,
     GROUP_CHAT,

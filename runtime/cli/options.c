@@ -3,12 +3,14 @@
  * Lookups are linear: a command line has a dozen words and the table a hundred rows. */
 #include "cli/options.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "cli/flags.h"
+#include "model/model.h"
 #include "model/recipe.h"
 
 static const struct verb_info verbs[VERB_COUNT] = {
@@ -480,12 +482,24 @@ static enum err take(struct options *o, struct cursor *c, struct reason *why) {
     return fail_unknown(o->verb, name, why);
 }
 
+/* What one flag cannot know of another. */
+static enum err check_together(const struct options *o, struct reason *why) {
+    if (o->rope_scale > 0 && o->rope_freq_scale > 0 && fabs(o->rope_scale * o->rope_freq_scale - 1) > 1e-6)
+        return fail(why, ERR_ARGUMENT, "--rope-scale %g and --rope-freq-scale %g contradict each other: one is 1 divided by the other; give one",
+                    o->rope_scale, o->rope_freq_scale);
+    const bool scaled = (o->rope_scale > 0 && o->rope_scale != 1) || (o->rope_freq_scale > 0 && o->rope_freq_scale != 1);
+    if (options_given(o, &o->rope_scaling) && o->rope_scaling == ROPE_NONE && scaled)
+        return fail(why, ERR_ARGUMENT, "--rope-scaling none and a scale contradict each other; give linear or yarn, or no scale");
+    return ERR_NONE;
+}
+
 enum err options_parse(enum verb verb, int argc, char *const *argv, struct options *out, struct reason *why) {
     *out = (struct options){.verb = verb};
     TRY(set_defaults(out, why));
     TRY(read_environment(out, why));
     struct cursor c = {argv, argc, 0};
     while (peek(&c) && !out->help && !out->version) TRY(take(out, &c, why));
+    if (!out->help && !out->version) TRY(check_together(out, why));
     if (out->words.len && (verb == VERB_INSPECT || verb == VERB_QUANTIZE)) out->model = out->words.items[0];
     return ERR_NONE;
 }

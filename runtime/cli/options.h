@@ -74,6 +74,16 @@ struct options {
     bool look_ahead;
     int64_t isa;                    /* 0: best, else 1 + index of "ref", "avx2", "avx512" */
 
+    /* positions; what is not given is as the file says */
+    int64_t rope_scaling; /* enum rope_scaling of model.h, or -1 */
+    double rope_scale, rope_freq_scale, rope_freq_base;
+    int64_t yarn_orig_ctx; /* tokens */
+    double yarn_ext_factor, yarn_attn_factor, yarn_beta_slow, yarn_beta_fast;
+
+    /* a full context */
+    bool context_shift;
+    int64_t keep; /* tokens; -1: all of the prompt */
+
     /* placement */
     const char *device;              /* as given; "auto": a GPU if there is one */
     bool kv_offload;
@@ -170,6 +180,9 @@ enum option_source { SOURCE_DEFAULT, SOURCE_ENVIRONMENT, SOURCE_FLAG, SOURCE_SET
  * options_close() is due in every case. --help and --version end the parsing and win over missing things. */
 enum err options_parse(enum verb verb, int argc, char *const *argv, struct options *out, struct reason *why) MUST_USE;
 void options_close(struct options *o);
+
+/* Does an answer go on when the context is full? -n -2, until it is full, says no. */
+static inline bool options_shift(const struct options *o) { return o->context_shift && o->predict != -2; }
 
 /* Set one option later, by a name of the table ("--temp" or "temp"), with the same checks: chat's /set. Lists grow. */
 enum err options_set(struct options *o, const char *name, const char *value, struct reason *why) MUST_USE;

@@ -1,4 +1,5 @@
-/* The chat's state, shared by cmd_chat.c (start and loop), repl_turn.c (one answer) and repl_slash.c (commands). */
+/* The chat's state, shared by cmd_chat.c (start and loop), repl_turn.c (one answer), repl_window.c (what a full context leaves out)
+ * and repl_slash.c (commands). */
 #ifndef COLDSTREAM_REPL_H
 #define COLDSTREAM_REPL_H
 
@@ -23,6 +24,7 @@ struct turn {
     uint64_t prompt, reused, generated; /* tokens; generated without the end token */
     uint64_t steps;                     /* decode steps behind `decode_ns`: the first token comes with the prompt */
     uint64_t prompt_ns, decode_ns;
+    uint64_t rolls, reread, roll_ns; /* the context became full so often; tokens then read again, and the time it took, in none of the above */
 };
 
 struct totals {
@@ -55,6 +57,12 @@ struct repl {
 
 /* Ids of the conversation as it stands, up to where the answer begins. */
 enum err repl_prompt(const struct repl *r, struct token_list *out, struct reason *why) MUST_USE;
+/* The same for an answer to be computed. With --context-shift, what does not fit makes the oldest turns be left out from here on,
+ * which is said; half of the room is then free, so that the next turn fits, too. On failure nothing is left out. */
+enum err repl_fitting_prompt(struct repl *r, struct token_list *out, struct reason *why) MUST_USE;
+/* The context is full, with `behind` tokens of an answer behind that prompt: the prompt without the oldest turns, and how many of those
+ * tokens may follow it now; 0: there is nothing to leave out. */
+enum err repl_rolled_prompt(struct repl *r, uint64_t behind, struct token_list *out, uint64_t *room, struct reason *why) MUST_USE;
 /* Answer the last message of the transcript and add the answer to it. ERR_CANCELLED: interrupted before the first token,
  * nothing was added. */
 enum err repl_answer(struct repl *r, struct reason *why) MUST_USE;

@@ -358,7 +358,8 @@ static void do_think(struct repl *r, struct span argument) {
 
 static void do_ctx(struct repl *r) {
     const uint64_t held = session_length(r->session), capacity = session_capacity(r->session);
-    const size_t turns = transcript_turns(&r->transcript);
+    const size_t turns = transcript_held_turns(&r->transcript);
+    const struct model_shape *shape = &engine_model(r->engine)->shape;
     struct token_list prompt = {0};
     struct reason why = {{0}};
     struct engine_info info;
@@ -368,10 +369,11 @@ static void do_ctx(struct repl *r) {
         repl_say(r,
                  "context: %zu of %" PRIu64 " tokens (%.1f %%) in %zu turn%s; the cache holds %" PRIu64
                  " tokens, %.1f of %.1f MiB; "
-                 "the model was trained for %" PRIu64,
+                 "%s for %" PRIu64,
                  prompt.len, capacity, 100.0 * (double)prompt.len / (double)capacity, turns, turns == 1 ? "" : "s", held,
                  mib(held * info.kv_bytes_per_token), mib(capacity * info.kv_bytes_per_token),
-                 engine_model(r->engine)->shape.context_length);
+                 shape->rope_factor > 1 ? "positions are scaled" : "the model was trained", shape->context_length);
+    if (r->transcript.left_out) repl_say(r, "%zu earlier messages are left out of it", r->transcript.left_out);
     token_list_free(&prompt);
 }
 

@@ -138,17 +138,35 @@ size_t transcript_last_user(const struct transcript *t) {
     return SIZE_MAX;
 }
 
+/* The first message that prompts hold, the system message aside. */
+static size_t first_held(const struct transcript *t) { return role_is(t, 0, "system") + t->left_out; }
+
 void transcript_cut(struct transcript *t, size_t length) {
     for (size_t i = transcript_length(t); i-- > length;) {
         json_array_remove(t->messages, i);
         token_list_free(&t->ids[i]);
     }
+    if (transcript_length(t) <= first_held(t)) t->left_out = 0;
 }
 
 size_t transcript_turns(const struct transcript *t) {
     size_t turns = 0;
     for (size_t i = 0; i < transcript_length(t); i++) turns += role_is(t, i, "user");
     return turns;
+}
+
+size_t transcript_held_turns(const struct transcript *t) {
+    size_t turns = 0;
+    for (size_t i = first_held(t); i < transcript_length(t); i++) turns += role_is(t, i, "user");
+    return turns;
+}
+
+void transcript_leave_out(struct transcript *t, size_t turns) {
+    const size_t first = first_held(t);
+    size_t i = first;
+    for (; i < transcript_length(t); i++)
+        if (role_is(t, i, "user") && turns-- == 0) break;
+    t->left_out += i - first;
 }
 
 /* ---- prompt ------------------------------------------------------------------------------------------------------------ */
@@ -204,7 +222,7 @@ static enum err splice(const struct transcript *t, const struct chat_prompt *p, 
     for (size_t i = 0; i < transcript_length(t); i++) {
         const struct token_list *ids = &t->ids[i];
         const struct span content = transcript_content(t, i);
-        if (!ids->len || !role_is(t, i, "assistant")) continue;
+        if (!ids->len || i < first_held(t) || !role_is(t, i, "assistant")) continue;
         const size_t at = find_answer(p, done, content);
         if (at == SIZE_MAX) continue;
         TRY(tokenize_range(p, done, at, tokenizer, out, why));
@@ -214,12 +232,27 @@ static enum err splice(const struct transcript *t, const struct chat_prompt *p, 
     return tokenize_range(p, done, p->text.len, tokenizer, out, why);
 }
 
+/* The system message and what is not left out. */
+static json_t *held_messages(const struct transcript *t) {
+    if (!t->left_out) return json_incref(t->messages);
+    json_t *held = json_array();
+    bool ok = held != NULL;
+    if (ok && role_is(t, 0, "system")) ok = json_array_append(held, json_array_get(t->messages, 0)) == 0;
+    for (size_t i = first_held(t); ok && i < transcript_length(t); i++) ok = json_array_append(held, json_array_get(t->messages, i)) == 0;
+    if (ok) return held;
+    json_decref(held);
+    return NULL;
+}
+
 enum err transcript_prompt(const struct transcript *t, enum chat_family family, const struct tokenizer *tokenizer,
                            int enable_thinking, struct token_list *out, struct reason *why) {
-    const struct chat_request request = {t->messages, NULL, true, enable_thinking};
+    json_t *held = held_messages(t);
+    if (!held) return no_memory(why);
+    const struct chat_request request = {held, NULL, true, enable_thinking};
     struct chat_prompt prompt = {0};
-    TRY(chat_render(family, &request, &prompt, why));
-    const enum err code = splice(t, &prompt, tokenizer, out, why);
+    enum err code = chat_render(family, &request, &prompt, why);
+    if (!code) code = splice(t, &prompt, tokenizer, out, why);
     chat_prompt_free(&prompt);
+    json_decref(held);
     return code;
 }

@@ -13,6 +13,7 @@ struct transcript {
     json_t *messages;       /* {role, content[, reasoning_content][, interrupted]} */
     struct token_list *ids; /* [json_array_size(messages)]: of an answer's content; empty for other messages */
     size_t cap;
+    size_t left_out;        /* messages behind the system message that no prompt holds any more; they stay in the list, and are saved */
 };
 
 enum err transcript_open(struct transcript *t, struct reason *why) MUST_USE;
@@ -39,6 +40,11 @@ struct span transcript_system(const struct transcript *t); /* empty: none */
 size_t transcript_last_user(const struct transcript *t);  /* SIZE_MAX: there is none */
 void transcript_cut(struct transcript *t, size_t length); /* forget the messages from `length` on */
 size_t transcript_turns(const struct transcript *t);      /* user messages */
+
+/* Turns (a user message and what answers it) that prompts hold, and those that they hold from here on: all but the `turns` oldest of
+ * them. When all that they held is cut, the messages left out come back. */
+size_t transcript_held_turns(const struct transcript *t);
+void transcript_leave_out(struct transcript *t, size_t turns);
 
 /* The prompt for the next answer. Earlier answers keep their sampled ids wherever the template prints their content
  * unchanged, so that what the session already holds can be reused token by token. */

@@ -13,6 +13,8 @@ struct reply {
     struct stop stop;
     struct text content, reasoning, piece;
     struct token_list ids;         /* of the content */
+    struct token_list all;         /* of the answer as sampled */
+    size_t think_end;              /* of `all`: behind the end of its thinking; 0: it has not ended */
     bool thinking, after_thinking; /* after_thinking: line ends in front of the content are to be skipped */
     bool ids_differ;               /* from what tokens of the content would be: skipped or cut inside a token */
     int32_t think_id, end_think_id;
@@ -48,8 +50,8 @@ static enum err prefill(struct reply *a, const struct token_list *prompt, const 
     if (prompt->len > capacity)
         return fail(why, ERR_LIMIT,
                     "with this message the conversation has %zu tokens and the context holds %" PRIu64
-                    ": send a shorter one, /undo, /clear, or start with a larger -c",
-                    prompt->len, capacity);
+                    ": send a shorter one, /undo, /clear, or start with a larger -c%s",
+                    prompt->len, capacity, r->cli->options->context_shift ? "" : " or --context-shift");
     struct eval eval = {
         .tokens = prompt->ids, .n = prompt->len, .on_progress = on_prompt, .should_stop = cli_should_stop, .ctx = a};
     r->last.reused = held(r->session, prompt);
@@ -96,6 +98,7 @@ static enum err take_text(struct reply *a, int32_t id, struct span s, struct rea
 }
 
 static enum err take_token(struct reply *a, int32_t id, struct reason *why) {
+    TRY(token_list_add(&a->all, id, why));
     const bool opens = id == a->think_id && !a->thinking && !a->content.len, closes = id == a->end_think_id && a->thinking;
     text_clear(&a->piece);
     if (!opens && !closes) {
@@ -106,6 +109,7 @@ static enum err take_token(struct reply *a, int32_t id, struct reason *why) {
     TRY(take_text(a, id, (struct span){a->piece.ptr, a->piece.len}, why));
     a->thinking = opens;
     a->after_thinking = closes;
+    if (closes) a->think_end = a->all.len;
     a->ids.len = 0;
     if (opens)
         view_think(&a->repl->view);
@@ -134,6 +138,55 @@ static void finish_text(struct reply *a) {
     view_end(&a->repl->view);
 }
 
+/* The tag that must stand in front of what is kept of the answer, its tokens from `cut` on; -1: none. Thinking that lost its beginning
+ * needs it, and so does an answer whose prompt opened the thinking that it lost. */
+static int32_t tag_in_front(const struct reply *a, size_t cut) {
+    const bool opened = a->all.ids[0] == a->think_id, cut_in_thinking = !a->think_end || cut < a->think_end;
+    if (cut == 0) return -1;
+    if (opened) return cut_in_thinking ? a->think_id : -1;
+    return a->repl->family == CHAT_QWEN3_THINKING && !cut_in_thinking ? a->end_think_id : -1;
+}
+
+/* The prompt and the newest `room` tokens of the answer. *kept: how many of them these are. */
+static enum err add_tail(const struct reply *a, size_t room, struct token_list *window, size_t *kept, struct reason *why) {
+    const size_t len = a->all.len;
+    *kept = len < room ? len : room;
+    const int32_t tag = tag_in_front(a, len - *kept);
+    if (tag >= 0 && *kept > 1) {
+        --*kept;
+        TRY(token_list_add(window, tag, why));
+    }
+    for (size_t i = len - *kept; i < len; i++) TRY(token_list_add(window, a->all.ids[i], why));
+    return ERR_NONE;
+}
+
+/* The context is full and the answer goes on. *rolled false: there is nothing to leave out. */
+static enum err roll(struct reply *a, const float **logits, bool *rolled, struct reason *why) {
+    struct repl *r = a->repl;
+    const uint64_t begin = clock_ns(), before = r->transcript.left_out;
+    struct token_list window = {0};
+    uint64_t room;
+    size_t kept;
+    enum err code = repl_rolled_prompt(r, a->all.len, &window, &room, why);
+    *rolled = !code && room;
+    if (*rolled) code = add_tail(a, room, &window, &kept, why);
+    if (*rolled && !code) {
+        const size_t messages = r->transcript.left_out - before;
+        view_pause(&r->view);
+        repl_say(r, "[the context of %" PRIu64 " tokens is full: %zu earlier message%s and %zu of the %zu tokens of this answer are left out; what "
+                 "is behind them is read again: %zu tokens are kept]", session_capacity(r->session), messages, messages == 1 ? "" : "s",
+                 a->all.len - kept, a->all.len, window.len);
+        view_resume(&r->view);
+        struct eval eval = {.tokens = window.ids, .n = window.len, .should_stop = cli_should_stop, .ctx = a};
+        code = session_eval(r->session, &eval, logits, why);
+        r->last.rolls++;
+        r->last.reread += session_length(r->session) - eval.reused;
+    }
+    r->last.roll_ns += clock_ns() - begin;
+    token_list_free(&window);
+    return code;
+}
+
 static enum err generate(struct reply *a, struct sampler *sampler, const float *logits, struct reason *why) {
     struct repl *r = a->repl;
     struct turn *turn = &r->last;
@@ -153,10 +206,16 @@ static enum err generate(struct reply *a, struct sampler *sampler, const float *
         TRY(take_token(a, id, why));
         turn->end = r->view.broken ? TURN_BROKEN : a->stop.found ? TURN_STOP_TEXT : TURN_LIMIT;
         if (turn->end != TURN_LIMIT || (limit >= 0 && turn->generated >= (uint64_t)limit)) return ERR_NONE;
+        if (session_length(r->session) < session_capacity(r->session)) {
+            TRY(session_append(r->session, id, &logits, why));
+            turn->steps++;
+            continue;
+        }
+        bool rolled = false;
+        const enum err code = options_shift(r->cli->options) ? roll(a, &logits, &rolled, why) : ERR_NONE;
+        if (code && code != ERR_CANCELLED) return code;
         turn->end = TURN_FULL;
-        if (session_length(r->session) == session_capacity(r->session)) return ERR_NONE;
-        TRY(session_append(r->session, id, &logits, why));
-        turn->steps++;
+        if (!code && !rolled) return ERR_NONE;
     }
 }
 
@@ -188,11 +247,11 @@ static void count(struct repl *r) {
     struct totals *t = &r->totals;
     const struct turn *l = &r->last;
     t->turns++;
-    t->prompt += l->prompt - l->reused;
+    t->prompt += l->prompt - l->reused + l->reread;
     t->reused += l->reused;
     t->generated += l->generated;
     t->steps += l->steps;
-    t->prompt_ns += l->prompt_ns;
+    t->prompt_ns += l->prompt_ns + l->roll_ns;
     t->decode_ns += l->decode_ns;
 }
 
@@ -207,6 +266,10 @@ static void report_verbose(const struct repl *r) {
     log_line(log, LOG_INFO, "       eval time = %10.2f ms / %5" PRIu64 " runs   (%8.2f ms per token, %8.2f tokens per second)",
              decode_ms, t->steps, t->steps ? decode_ms / (double)t->steps : 0, tokens_per_second(t->steps, t->decode_ns));
     log_line(log, LOG_INFO, "      total time = %10.2f ms / %5" PRIu64 " tokens", prompt_ms + decode_ms, new + t->generated);
+    log_line(log, LOG_INFO, "  reused from cache = %5" PRIu64 " of %" PRIu64 " prompt tokens", t->reused, t->prompt);
+    if (t->rolls)
+        log_line(log, LOG_INFO, "      full context = %5" PRIu64 " times: %" PRIu64 " tokens read again in %.2f ms", t->rolls, t->reread,
+                 1e-6 * (double)t->roll_ns);
 }
 
 static void report(struct repl *r) {
@@ -215,8 +278,8 @@ static void report(struct repl *r) {
     if (t->end == TURN_INTERRUPTED) repl_say(r, "[interrupted; the answer so far stays in the conversation]");
     if (t->end == TURN_LIMIT) repl_say(r, "[stopped after %" PRIu64 " tokens, as -n says]", t->generated);
     if (t->end == TURN_FULL)
-        repl_say(r, "[the context is full: %" PRIu64 " of %" PRIu64 " tokens. /undo, /clear, or start with a larger -c]",
-                 length, capacity);
+        repl_say(r, "[the context is full: %" PRIu64 " of %" PRIu64 " tokens%s. /undo, /clear, or start with a larger -c%s]", length, capacity,
+                 options_shift(r->cli->options) ? ", and none can be left out" : "", r->cli->options->context_shift ? "" : " or --context-shift");
     if (r->cli->options->show_timings)
         repl_say(r, "[ Prompt: %.1f t/s | Generation: %.1f t/s | ctx %" PRIu64 "/%" PRIu64 " | cached %" PRIu64 " ]",
                  tokens_per_second(t->prompt - t->reused, t->prompt_ns), tokens_per_second(t->steps, t->decode_ns), length,
@@ -235,7 +298,7 @@ static enum err run(struct reply *a, const struct token_list *prompt, struct rea
         view_begin(&r->view);
         if (a->thinking) view_think(&r->view);
         code = generate(a, sampler, logits, why);
-        r->last.decode_ns = clock_ns() - begin;
+        r->last.decode_ns = clock_ns() - begin - r->last.roll_ns;
         finish_text(a);
     }
     sampler_close(&sampler);
@@ -257,7 +320,7 @@ enum err repl_answer(struct repl *r, struct reason *why) {
     };
     struct token_list prompt = {0};
     r->last = (struct turn){0};
-    enum err code = repl_prompt(r, &prompt, why);
+    enum err code = repl_fitting_prompt(r, &prompt, why);
     if (!code) code = run(&a, &prompt, why);
     if (!code) code = keep(&a, why);
     if (!code && !r->view.broken) {
@@ -271,6 +334,7 @@ enum err repl_answer(struct repl *r, struct reason *why) {
     text_free(&a.piece);
     text_free(&a.stop.held);
     token_list_free(&a.ids);
+    token_list_free(&a.all);
     token_list_free(&prompt);
     return code;
 }

@@ -69,3 +69,15 @@ void view_end(struct view *v) {
     view_answer(v);
     if (v->started && v->last != '\n') put(v, ANSWER, SPAN("\n"));
 }
+
+void view_pause(struct view *v) {
+    const enum target target = v->thinking ? BESIDE : ANSWER;
+    const bool on_screen = to_stdout(v, target) ? v->cli->stdout_is_terminal : v->cli->stderr_is_terminal;
+    if (!on_screen || !v->last || v->last == '\n') return;
+    put(v, target, SPAN("\n"));
+    v->last = '\n';
+}
+
+void view_resume(struct view *v) {
+    if (v->thinking && is_colored(v)) put(v, BESIDE, SPAN("\033[2m"));
+}

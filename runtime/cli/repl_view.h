@@ -17,6 +17,9 @@ void view_think(struct view *v);               /* what follows is thinking */
 void view_answer(struct view *v);              /* what follows is the answer */
 void view_text(struct view *v, struct span s); /* whole characters */
 void view_end(struct view *v);
+/* Around lines about the chat in the midst of an answer: they begin in the first column of a terminal, and nothing of it is answer. */
+void view_pause(struct view *v);
+void view_resume(struct view *v);
 
 /* What a terminal may be shown: control characters other than LF and the tabulator, which a model could use to rewrite the
  * screen, become U+FFFD; CR is dropped. */
