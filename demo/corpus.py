@@ -55,7 +55,7 @@ class Maker:
                 fact = self.rng.choice(list(facts.FACTS))
                 answer, templates = facts.FACTS[fact]
                 question = expand(self.rng, self.rng.choice(templates)).strip()
-                few = sum(map(wordings, templates)) < 8
+                few = sum(len(wordings(t)) for t in templates) < 8
             else:
                 fact = self.rng.choice(list(facts.FLAGS))
                 answer = facts.FLAGS[fact]
@@ -242,13 +242,12 @@ def slip(rng, word):
 
 
 def wordings(template):
-    """In how many ways a question can be put; groups nest."""
-    while ")" in template:
-        end = template.index(")")
-        start = template.rindex("(", 0, end)
-        choices = template[start + 1:end].split("|")
-        return sum(wordings(template[:start] + c + template[end + 1:]) for c in choices)
-    return 1
+    """All the ways in which a question can be put."""
+    if ")" not in template:
+        return {template}
+    end = template.index(")")
+    start = template.rindex("(", 0, end)
+    return set().union(*(wordings(template[:start] + c + template[end + 1:]) for c in template[start + 1:end].split("|")))
 
 
 # ---- the test -------------------------------------------------------------------------------------------------------------------

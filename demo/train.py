@@ -21,7 +21,8 @@ import torch.nn.functional as F
 import chat
 import corpus
 import vocab
-from model import Model, Shape
+import model
+from model import Layout, Model, Shape
 from optimizer import Muon
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false" # a conversation is too short for threads
@@ -31,11 +32,26 @@ OTHERS_WEIGHT = 0.1 # of a token the model does not write itself, against one it
 
 # ---- data ------------------------------------------------------------------------------------------------------------------
 
-class Reader:
-    """Batches of rows filled with whole conversations."""
+class Batch:
+    """Whole conversations one after the other, `size` tokens; what is left at the end is filled up with a conversation that counts nothing."""
 
-    def __init__(self, tokenizer, seed, rows, length):
-        self.tokenizer, self.seed, self.rows, self.length = tokenizer, seed, rows, length
+    def __init__(self, conversations, size, device):
+        lengths = [len(ids) for ids, _ in conversations]
+        left = size - sum(lengths)
+        if left:
+            conversations, lengths = conversations + [([0] * left, [0.0] * left)], lengths + [left]
+        self.tokens = size - left
+        self.ids = torch.tensor([i for ids, _ in conversations for i in ids], device=device)
+        self.target = torch.tensor([i for ids, _ in conversations for i in ids[1:] + ids[:1]], device=device)
+        self.weight = torch.tensor([w for _, ws in conversations for w in ws[1:] + [0.0]], device=device) # of the next token
+        self.layout = Layout(lengths).to(device)
+
+
+class Reader:
+    """Batches of training conversations; the batch of a step is always the same."""
+
+    def __init__(self, tokenizer, a):
+        self.tokenizer, self.a = tokenizer, a
 
     def conversation(self, maker):
         """ids and weights of a conversation."""
@@ -46,30 +62,16 @@ class Reader:
             weights += [1.0 if own else OTHERS_WEIGHT] * len(encoded.ids)
         return ids, weights
 
-    def batch(self, step):
-        """ids, next ids, weights, document numbers [rows, length]."""
-        maker = corpus.Maker(random.Random(f"train {self.seed} {step}"))
-        rows = [([], [], []) for _ in range(self.rows)]
-        missed = document = 0
-        while missed < 12:
+    def batch(self, step, part=0):
+        maker, left, missed, taken = corpus.Maker(random.Random(f"train {self.a.seed} {step} {part}")), self.a.batch, 0, []
+        while left and missed < 6: # the last places are for whoever is short enough
             ids, weights = self.conversation(maker)
-            if len(ids) > self.length:
+            if len(ids) > min(left, self.a.longest):
+                missed += left < self.a.longest
                 continue
-            for row in rows: # a token is lost at the end of each: it has no next one
-                if len(row[0]) + len(ids) <= self.length + 1:
-                    row[0].extend(ids)
-                    row[1].extend([0.0] + weights[1:])
-                    row[2].extend([document] * len(ids))
-                    document += 1
-                    break
-            else:
-                missed += 1
-        shape = (self.rows, self.length + 1)
-        ids, weights, documents = torch.zeros(shape, dtype=torch.long), torch.zeros(shape), torch.full(shape, -1)
-        for i, row in enumerate(rows):
-            n = len(row[0])
-            ids[i, :n], weights[i, :n], documents[i, :n] = torch.tensor(row[0]), torch.tensor(row[1]), torch.tensor(row[2])
-        return ids[:, :-1], ids[:, 1:], weights[:, 1:], documents[:, :-1]
+            taken.append((ids, weights))
+            left -= len(ids)
+        return Batch(taken, self.a.batch, self.a.device)
 
 
 # ---- the test ----------------------------------------------------------------------------------------------------------------
@@ -78,32 +80,30 @@ class Test:
     """Held-out questions. An answer counts when every token of it, and the end, is the likeliest after the right ones before it: which
     is when greedy generation writes exactly that answer."""
 
-    def __init__(self, tokenizer, seed, each, length):
-        self.items = []
-        for line in corpus.held_out(seed, each):
+    def __init__(self, tokenizer, a):
+        self.a, self.kinds, items = a, [], []
+        for line in corpus.held_out(1, a.each):
             prompt = tokenizer.encode(chat.prompt(line.get("family", "qwen3-2507"), line["messages"], line.get("tools")), add_special_tokens=False).ids
             answer = tokenizer.encode(line["answer"] + "<|im_end|>", add_special_tokens=False).ids
-            if len(prompt) + len(answer) <= length + 1:
-                self.items.append((line["kind"], prompt, answer))
-        self.items.sort(key=lambda i: len(i[1]) + len(i[2]))
-        self.length = length
+            if len(prompt) + len(answer) <= a.batch:
+                items.append((line["kind"], prompt + answer, [0.0] * len(prompt) + [1.0] * len(answer)))
+        self.batches, start, size = [], 0, 0
+        for i, (_, ids, _) in enumerate(items + [(None, [0] * a.batch, None)]):
+            if size + len(ids) > a.batch:
+                self.batches.append(items[start:i])
+                start, size = i, 0
+            size += len(ids)
 
     @torch.no_grad()
     def run(self, model, pause):
         right, total = {}, {}
-        for start in range(0, len(self.items), 32):
+        for items in self.batches:
             pause()
-            part = self.items[start:start + 32]
-            n = -(-max(len(p) + len(a) for _, p, a in part) // 64) * 64
-            ids, documents = torch.zeros(len(part), n, dtype=torch.long), torch.full((len(part), n), -1)
-            for i, (_, p, a) in enumerate(part):
-                ids[i, :len(p) + len(a)] = torch.tensor(p + a)
-                documents[i, :len(p) + len(a)] = i
-            hidden = model(ids, documents)[0].view(len(part), n, -1)
-            for i, (kind, p, a) in enumerate(part):
-                best = model.logits(hidden[i, len(p) - 1:len(p) + len(a) - 1]).argmax(1)
+            batch = Batch([(ids, weights) for _, ids, weights in items], self.a.batch, self.a.device)
+            good = model(batch.ids, batch.target, batch.layout)[1] | (batch.weight == 0)
+            for (kind, _, _), fine in zip(items, good.split([len(ids) for _, ids, _ in items] + [self.a.batch - batch.tokens])):
                 total[kind] = total.get(kind, 0) + 1
-                right[kind] = right.get(kind, 0) + int(best.tolist() == a)
+                right[kind] = right.get(kind, 0) + bool(fine.all())
         return {k: (right[k], total[k]) for k in total}
 
 
@@ -120,11 +120,11 @@ class Training:
         self.a, self.step, self.tokens = a, 0, 0
         torch.manual_seed(a.seed)
         self.model = Model(Shape())
-        m = self.model
-        matrices = [p for x in m.attention for p in (x.q, x.k, x.v, x.o)] + [p for x in m.mixture for p in (x.gate_up, x.down)]
-        self.muon = Muon(matrices, halves=[x.gate_up for x in m.mixture])
+        self.model.to(a.device)
+        matrices = [p for x in self.model.layers for p in (x.q, x.k, x.v, x.o, x.gate_up, x.down)]
+        self.muon = Muon(matrices, halves=[x.gate_up for x in self.model.layers])
         taken = {id(p) for p in matrices}
-        rest = [p for p in m.parameters() if id(p) not in taken]
+        rest = [p for p in self.model.parameters() if id(p) not in taken]
         self.adam = torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": 0.01}, {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0}],
                                       lr=1.0, betas=(0.9, 0.98), eps=1e-10)
 
@@ -145,26 +145,21 @@ class Training:
         self.adam.load_state_dict(state["adam"])
         self.step, self.tokens = state["step"], state["tokens"]
 
-    def learn(self, batch):
-        """One step. Returns loss and accuracy of the model's own tokens, the balance loss, the counts."""
+    def learn(self, batches):
+        """One step. Returns loss and accuracy of the model's own tokens, the balance loss, the experts' counts."""
         a, m = self.a, self.model
-        parts = [[t[i:i + a.rows_at_once] for t in batch] for i in range(0, a.rows, a.rows_at_once)]
-        whole = sum(float(p[2].sum()) for p in parts)
-        own_loss = own_right = own = balance_sum = 0
-        counts = torch.zeros(m.shape.layers, m.shape.experts)
-        for ids, after, weights, documents in parts:
-            hidden, balance, count = m(ids, documents)
-            used = (weights > 0).view(-1).nonzero().squeeze(1)
-            w, target = weights.reshape(-1)[used], after.reshape(-1)[used]
-            logits = m.logits(hidden[used])
-            losses = F.cross_entropy(logits, target, reduction="none")
-            ((losses * w).sum() / whole + a.balance * balance / len(parts)).backward()
-            mine = w == 1
+        whole = sum(float(b.weight.sum()) for b in batches)
+        own_loss = own_right = own = balance_sum = counts = 0
+        for b in batches:
+            losses, right, balance, count = m(b.ids, b.target, b.layout)
+            ((losses * b.weight).sum() / whole + a.balance * balance / len(batches)).backward()
+            mine = b.weight == 1
             own_loss += float(losses.detach()[mine].sum())
-            own_right += int((logits.detach()[mine].argmax(1) == target[mine]).sum())
+            own_right += int(right[mine].sum())
             own += int(mine.sum())
-            balance_sum += float(balance.detach()) / len(parts)
-            counts += count
+            balance_sum += float(balance.detach()) / len(batches)
+            counts = counts + count
+            self.tokens += b.tokens
         torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
         rate = self.rate()
         self.muon.step(a.rate * rate)
@@ -173,8 +168,7 @@ class Training:
         self.adam.step()
         m.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += int((batch[3] >= 0).sum())
-        return own_loss / own, own_right / own, balance_sum, counts
+        return own_loss / own, own_right / own, balance_sum, counts.float()
 
 
 def pauser(path):
@@ -192,7 +186,7 @@ def newest(folder):
 def run(a, t, log):
     folder, pause = Path(a.dir), pauser(a.pause_while)
     tokenizer = vocab.load()
-    reader, test = Reader(tokenizer, a.seed, a.rows, a.length), Test(tokenizer, 1, a.each, a.length)
+    reader, test = Reader(tokenizer, a), Test(tokenizer, a)
     if a.check:
         result = test.run(t.model, pause)
         for kind, (right, total) in sorted(result.items(), key=lambda x: x[1][0] / x[1][1]):
@@ -204,7 +198,7 @@ def run(a, t, log):
     while t.step < a.steps:
         pause()
         start, before = time.time(), t.tokens
-        *values, count = t.learn(reader.batch(t.step))
+        *values, count = t.learn([reader.batch(t.step, part) for part in range(a.passes)])
         spent += time.time() - start
         seen += t.tokens - before
         sums, counts, n = [x + y for x, y in zip(sums, values)], counts + count, n + 1
@@ -236,9 +230,10 @@ def main():
     p.add_argument("--rate", type=float, default=4e-3, help="Muon's peak")
     p.add_argument("--adam-rate", type=float, default=4e-3)
     p.add_argument("--balance", type=float, default=3e-3, help="weight of the balance loss")
-    p.add_argument("--rows", type=int, default=16)
-    p.add_argument("--rows-at-once", type=int, default=16)
-    p.add_argument("--length", type=int, default=512)
+    p.add_argument("--batch", type=int, default=8192, help="tokens computed together")
+    p.add_argument("--passes", type=int, default=1, help="such batches a step")
+    p.add_argument("--longest", type=int, default=640, help="tokens of a conversation; longer ones are left out")
+    p.add_argument("--compile", action="store_true", help="by torch.compile: faster, needs a C++ compiler")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--device", default="cpu", help="cuda works, too")
     p.add_argument("--seed", type=int, default=1)
@@ -252,7 +247,8 @@ def main():
     folder = Path(a.dir)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(a.threads)
-    torch.set_default_device(a.device)
+    if a.compile:
+        model.compile_all()
     pauser(a.pause_while)()
     t = Training(a)
     found = newest(folder) or a.start
