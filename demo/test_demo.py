@@ -150,7 +150,7 @@ class Conversations(unittest.TestCase):
 
     @unittest.skipUnless(PROGRAM, "COLDSTREAM names no program")
     def test_rendered_as_the_program_does(self):
-        made = self.some(400, 7)
+        made = self.some(1000, 7)
         wanted = [c for f in FAMILIES for c in [c for c in made if c[2] and c[0] == f][:4]] + [c for c in made if not c[2]][:4]
         self.assertEqual(len(wanted), 16)
         for family, messages, definitions in wanted:
