@@ -1,19 +1,32 @@
 """Conversations as the chat templates print them, in the two styles the model is to know (Hermes, as Qwen3-2507; Qwen3-Coder's
-blocks), cut into pieces so that training knows which text is the model's own. runtime/text/chat*.c is the same in C; test_demo.py
-compares the two."""
+blocks), cut into pieces so that training knows which text is the model's own. runtime/text/chat*.c is the same in C;
+test_demo.py compares the two."""
+
 import json
 
-HERMES_HEAD = ("# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-               "You are provided with function signatures within <tools></tools> XML tags:\n<tools>")
-HERMES_TAIL = ("\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-               "<tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>")
+HERMES_HEAD = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+HERMES_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
 
 CODER_SYSTEM = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
 CODER_WORDS = {
-    "qwen3-coder": ("functions", "function", "This is the value for the second parameter\nthat can span\nmultiple lines",
-                    "an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags"),
-    "qwen3-coder-tools": ("tools", "tool", "value_2",
-                          "the tool calling block MUST begin with an opening <tool_call> tag and end with a closing </tool_call> tag."),
+    "qwen3-coder": (
+        "functions",
+        "function",
+        "This is the value for the second parameter\nthat can span\nmultiple lines",
+        "an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags",
+    ),
+    "qwen3-coder-tools": (
+        "tools",
+        "tool",
+        "value_2",
+        "the tool calling block MUST begin with an opening <tool_call> tag and end with a closing </tool_call> tag.",
+    ),
 }
 CODER_TAIL = """
 </tools>
@@ -54,7 +67,10 @@ def coder_tool(tool):
     out = f"\n<function>\n<name>{f['name']}</name>\n<description>{f['description']}</description>\n<parameters>"
     for name, fields in f["parameters"]["properties"].items():
         out += f"\n<parameter>\n<name>{name}</name>\n<type>{fields['type']}</type>\n<description>{fields['description']}</description>"
-        out += "".join(f"\n<{k}>{coder_value(v)}</{k}>" for k, v in fields.items() if k not in ("type", "description")) + "\n</parameter>"
+        out += (
+            "".join(f"\n<{k}>{coder_value(v)}</{k}>" for k, v in fields.items() if k not in ("type", "description"))
+            + "\n</parameter>"
+        )
     out += "".join(f"\n<{k}>{coder_value(v)}</{k}>" for k, v in f["parameters"].items() if k not in ("type", "properties"))
     return out + "\n</parameters>\n</function>"
 
@@ -67,7 +83,12 @@ def system_text(family, system, tools):
         return head + HERMES_HEAD + "".join("\n" + dumps(t) for t in tools) + HERMES_TAIL
     words = CODER_WORDS[family]
     head = CODER_SYSTEM if system is None else system
-    return head + f"\n\n# Tools\n\nYou have access to the following {words[0]}:\n\n<tools>" + "".join(map(coder_tool, tools)) + CODER_TAIL.format(*words)
+    return (
+        head
+        + f"\n\n# Tools\n\nYou have access to the following {words[0]}:\n\n<tools>"
+        + "".join(map(coder_tool, tools))
+        + CODER_TAIL.format(*words)
+    )
 
 
 def call_text(family, call):
@@ -98,7 +119,11 @@ def render(family, messages, tools=None):
         elif m["role"] == "tool":
             begins, ends = messages[i - 1]["role"] != "tool", i + 1 == len(messages) or messages[i + 1]["role"] != "tool"
             head = "<|im_start|>user" + ("" if hermes else "\n") if begins else ""
-            body = f"\n<tool_response>\n{m['content']}\n</tool_response>" if hermes else f"<tool_response>\n{m['content']}\n</tool_response>\n"
+            body = (
+                f"\n<tool_response>\n{m['content']}\n</tool_response>"
+                if hermes
+                else f"<tool_response>\n{m['content']}\n</tool_response>\n"
+            )
             out.append((head + body + ("<|im_end|>\n" if ends else ""), False))
         else:
             out.append((f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n", False))

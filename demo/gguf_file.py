@@ -1,4 +1,5 @@
 """Writes GGUF version 3 with nothing but Python: enough for a model of float tensors and its tokenizer."""
+
 import struct
 
 F32, F16 = 0, 1

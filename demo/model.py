@@ -1,8 +1,11 @@
-"""The demo model in PyTorch: qwen3moe as the engine computes it, small. What is learned is kept in binary32 and multiplied in bfloat16.
+"""The demo model in PyTorch: qwen3moe as the engine computes it, small. What is learned is kept in binary32 and multiplied in
+bfloat16.
 
-Made to train on a CPU. A batch is a flat list of tokens of whole conversations, without padding; attention alone sees them as conversations,
-grouped by length. Tokens are sorted by expert and each expert takes its rows in one product, padded to whole blocks so that the matrix
-library meets few different shapes. What is not a product would cost more than the products and is compiled (torch.compile) where it can be."""
+Made to train on a CPU. A batch is a flat list of tokens of whole conversations, without padding; attention alone sees them as
+conversations, grouped by length. Tokens are sorted by expert and each expert takes its rows in one product, padded to whole
+blocks so that the matrix library meets few different shapes. What is not a product would cost more than the products and is
+compiled (torch.compile) where it can be. """
+
 from dataclasses import asdict, dataclass
 
 import torch
@@ -22,7 +25,7 @@ class Shape:
     head_dim: int = 32
     experts: int = 16
     used: int = 4
-    inner: int = 128 # width of an expert
+    inner: int = 128  # width of an expert
     context: int = 2048
     rope_base: float = 10000.0
     eps: float = 1e-6
@@ -33,7 +36,7 @@ class Shape:
 
 # ---- which tokens meet which ----------------------------------------------------------------------------------------------
 
-GROUPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048) # lengths that conversations are filled up to
+GROUPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)  # lengths that conversations are filled up to
 
 
 class Layout:
@@ -48,10 +51,12 @@ class Layout:
             members = [i for i, n in enumerate(lengths) if n <= room and not any(n <= g for g in GROUPS if g < room)]
             if not members:
                 continue
-            index = torch.zeros(len(members), room, dtype=torch.long) # what fills up is behind every token of its row: never seen
+            index = torch.zeros(
+                len(members), room, dtype=torch.long
+            )  # what fills up is behind every token of its row: never seen
             for row, i in enumerate(members):
-                index[row, :lengths[i]] = torch.arange(starts[i], starts[i] + lengths[i])
-                place[starts[i]:starts[i] + lengths[i]] = torch.arange(at + row * room, at + row * room + lengths[i])
+                index[row, : lengths[i]] = torch.arange(starts[i], starts[i] + lengths[i])
+                place[starts[i] : starts[i] + lengths[i]] = torch.arange(at + row * room, at + row * room + lengths[i])
             gather.append(index.flatten())
             self.groups.append((at, len(members), room))
             at += index.numel()
@@ -99,6 +104,7 @@ class Return(torch.autograd.Function):
 
 # ---- attention -------------------------------------------------------------------------------------------------------------
 
+
 def causal_softmax(scores, scale):
     """scores [N, group * L, L]: the queries of `group` heads one after the other."""
     length = scores.shape[2]
@@ -112,8 +118,8 @@ def causal_softmax_back(p, g, scale):
 
 
 class Attend(torch.autograd.Function):
-    """q [N, group * L, D], k and v [N, L, D] -> [N, group * L, D]. Three times as fast, there and back, as PyTorch's own on a CPU in
-    bfloat16 at these lengths."""
+    """q [N, group * L, D], k and v [N, L, D] -> [N, group * L, D]. Three times as fast, there and back, as PyTorch's own on a
+    CPU in bfloat16 at these lengths."""
 
     @staticmethod
     def forward(ctx, q, k, v):
@@ -130,7 +136,7 @@ class Attend(torch.autograd.Function):
 
 # ---- experts ---------------------------------------------------------------------------------------------------------------
 
-BLOCK = 128 # rows an expert's share is padded to
+BLOCK = 128  # rows an expert's share is padded to
 
 
 class Routes:
@@ -141,7 +147,7 @@ class Routes:
         self.counts = torch.bincount(flat, minlength=n_experts)
         padded = (self.counts + BLOCK - 1) // BLOCK * BLOCK
         ends = padded.cumsum(0)
-        order = flat.argsort(stable=True) # (token, choice) numbers, by expert
+        order = flat.argsort(stable=True)  # (token, choice) numbers, by expert
         shift = (ends - padded) - (self.counts.cumsum(0) - self.counts)
         where = torch.arange(flat.numel(), device=flat.device) + shift[flat[order]]
         self.place = torch.empty_like(flat)
@@ -166,7 +172,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        place, = ctx.saved_tensors
+        (place,) = ctx.saved_tensors
         g = g.index_select(0, place)
         return g.view(-1, ctx.used, g.shape[1]).sum(1), None, None, None
 
@@ -216,6 +222,7 @@ class Experts(torch.autograd.Function):
 
 # ---- a layer ---------------------------------------------------------------------------------------------------------------
 
+
 def norm(x, weight, eps):
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
@@ -230,9 +237,9 @@ def before_attention(x, norm_weight, qkv, q_norm, k_norm, cos, sin, heads, kv_he
     """[T, H] -> [T, (heads + 2 kv_heads) * head_dim] in bfloat16: queries and keys normed and rotated, and values."""
     dim = q_norm.shape[0]
     y = F.linear(norm(x, norm_weight, eps).to(LOW), qkv)
-    q = rotate(norm(y[:, :heads * dim].float().view(-1, heads, dim), q_norm, eps), cos, sin)
-    k = rotate(norm(y[:, heads * dim:(heads + kv_heads) * dim].float().view(-1, kv_heads, dim), k_norm, eps), cos, sin)
-    return torch.cat((q.flatten(1).to(LOW), k.flatten(1).to(LOW), y[:, (heads + kv_heads) * dim:]), 1)
+    q = rotate(norm(y[:, : heads * dim].float().view(-1, heads, dim), q_norm, eps), cos, sin)
+    k = rotate(norm(y[:, heads * dim : (heads + kv_heads) * dim].float().view(-1, kv_heads, dim), k_norm, eps), cos, sin)
+    return torch.cat((q.flatten(1).to(LOW), k.flatten(1).to(LOW), y[:, (heads + kv_heads) * dim :]), 1)
 
 
 def after_attention(x, y, o, norm_weight, router, eps):
@@ -254,12 +261,15 @@ def judge(x, norm_weight, embedding, target, eps):
     return F.cross_entropy(logits, target, reduction="none"), logits.argmax(1) == target
 
 
-COMPILED = {f.__name__: f for f in (causal_softmax, causal_softmax_back, activate, activate_back, before_attention, after_attention, combine, judge)}
+COMPILED = {
+    f.__name__: f
+    for f in (causal_softmax, causal_softmax_back, activate, activate_back, before_attention, after_attention, combine, judge)
+}
 
 
 def compile_all():
     for name, f in COMPILED.items():
-        COMPILED[name] = torch.compile(f, dynamic=name.startswith(("activate", "causal"))) # the others always see as many rows
+        COMPILED[name] = torch.compile(f, dynamic=name.startswith(("activate", "causal")))  # the others always see as many rows
 
 
 class Layer(nn.Module):
@@ -268,18 +278,33 @@ class Layer(nn.Module):
         self.s = s
         width, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
         matrix = lambda deviation, *extents: nn.Parameter(torch.randn(*extents) * deviation)
-        self.q, self.k, self.v = matrix(s.hidden ** -0.5, width, s.hidden), matrix(s.hidden ** -0.5, kv, s.hidden), matrix(s.hidden ** -0.5, kv, s.hidden)
+        self.q, self.k, self.v = (
+            matrix(s.hidden**-0.5, width, s.hidden),
+            matrix(s.hidden**-0.5, kv, s.hidden),
+            matrix(s.hidden**-0.5, kv, s.hidden),
+        )
         self.o = matrix((2 * s.layers * width) ** -0.5, s.hidden, width)
         self.q_norm, self.k_norm = nn.Parameter(torch.ones(s.head_dim)), nn.Parameter(torch.ones(s.head_dim))
         self.attention_norm, self.mixture_norm = nn.Parameter(torch.ones(s.hidden)), nn.Parameter(torch.ones(s.hidden))
-        self.router = matrix(s.hidden ** -0.5, s.experts, s.hidden)
-        self.gate_up = matrix(s.hidden ** -0.5, s.experts, 2 * s.inner, s.hidden)
+        self.router = matrix(s.hidden**-0.5, s.experts, s.hidden)
+        self.gate_up = matrix(s.hidden**-0.5, s.experts, 2 * s.inner, s.hidden)
         self.down = matrix((2 * s.inner * s.layers) ** -0.5, s.experts, s.hidden, s.inner)
 
     def attend(self, x, layout, cos, sin):
         s, dim = self.s, self.s.head_dim
         moves = (layout.gather, layout.place, layout.filler)
-        qkv = COMPILED["before_attention"](x, self.attention_norm, torch.cat((self.q, self.k, self.v)).to(LOW), self.q_norm, self.k_norm, cos, sin, s.heads, s.kv_heads, s.eps)
+        qkv = COMPILED["before_attention"](
+            x,
+            self.attention_norm,
+            torch.cat((self.q, self.k, self.v)).to(LOW),
+            self.q_norm,
+            self.k_norm,
+            cos,
+            sin,
+            s.heads,
+            s.kv_heads,
+            s.eps,
+        )
         qkv, out = Move.apply(qkv, *moves), []
         for (_, n, room), part in zip(layout.groups, qkv.split([n * room for _, n, room in layout.groups])):
             q, k, v = part.view(n, room, -1, dim).transpose(1, 2).split((s.heads, s.kv_heads, s.kv_heads), 1)
@@ -308,8 +333,8 @@ class Model(nn.Module):
         self.final_norm = nn.Parameter(torch.ones(s.hidden))
 
     def forward(self, ids, target, layout):
-        """ids, target [T]. Returns the loss of each token, whether it was right, the mean balance loss (1: even), and how often each
-        expert was chosen [layers, E]."""
+        """ids, target [T]. Returns the loss of each token, whether it was right, the mean balance loss (1: even), and how
+        often each expert was chosen [layers, E]."""
         s = self.shape
         angle = layout.position.unsqueeze(1) * s.rope_base ** (-torch.arange(0, s.head_dim, 2, device=ids.device) / s.head_dim)
         cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)

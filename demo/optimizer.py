@@ -1,11 +1,12 @@
 """Muon for the matrices, Adam for the rest.
 
-Muon (Jordan et al., 2024) makes the momentum of a matrix nearly orthogonal by a Newton-Schulz iteration; matrices of one shape, the
-experts above all, go through it as one batch. Steps are scaled so that their root mean square is that of Adam's usual ones (Liu et al.,
-2025: 0.2 * sqrt(largest side))."""
+Muon (Jordan et al., 2024) makes the momentum of a matrix nearly orthogonal by a Newton-Schulz iteration; matrices of one
+shape, the experts above all, go through it as one batch. Steps are scaled so that their root mean square is that of Adam's
+usual ones (Liu et al., 2025: 0.2 * sqrt(largest side))."""
+
 import torch
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315) # of x (x x^T)^i, from Jordan et al.: steepest at 0, 0.7 to 1.2 at the end
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x (x x^T)^i, from Jordan et al.: steepest at 0, 0.7 to 1.2 at the end
 
 
 def orthogonal(g, steps=5):
@@ -23,7 +24,8 @@ def orthogonal(g, steps=5):
 
 
 class Muon:
-    """Parameters [rows, columns] or stacks of such [..., rows, columns]; `halves` names those that are two matrices on top of each other."""
+    """Parameters [rows, columns] or stacks of such [..., rows, columns]; `halves` names those that are two matrices on top of
+    each other."""
 
     def __init__(self, params, halves=(), momentum=0.95, decay=0.05):
         self.params, self.halves = list(params), {id(p) for p in halves}

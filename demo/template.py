@@ -1,5 +1,6 @@
 """The Jinja chat template that goes into the model's file, for programs that run such templates (Coldstream has its own in C).
 It prints what chat.py prints in the Hermes style."""
+
 import chat
 
 
@@ -31,4 +32,6 @@ TEMPLATE = """{%- set system = messages[0].content if messages[0].role == 'syste
 {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
 {%- endif %}
 {%- endfor %}
-{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}""".replace("HEAD", quoted(chat.HERMES_HEAD)).replace("TAIL", quoted(chat.HERMES_TAIL))
+{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}""".replace("HEAD", quoted(chat.HERMES_HEAD)).replace(
+    "TAIL", quoted(chat.HERMES_TAIL)
+)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Tests of what makes the demo model: generator, conversations, vocabulary, exporter. Standard library only; COLDSTREAM names the program,
-without it what needs it is skipped."""
+"""Tests of what makes the demo model: generator, conversations, vocabulary, exporter. Standard library only; COLDSTREAM names
+the program, without it what needs it is skipped."""
+
 import json
 import os
 import random
@@ -44,7 +45,7 @@ class Generator(unittest.TestCase):
                 for text in (question, answer):
                     self.assertTrue(text and text == text.strip(), (name, text))
                     self.assertNotRegex(text, r"\x00|\(\||\|\)", name)
-                self.assertNotIn("{" + "x", question.split("{\"")[0], name)
+                self.assertNotIn("{" + "x", question.split('{"')[0], name)
                 self.assertLess(len(question) + len(answer), 400, name)
                 self.assertTrue(operands, name)
 
@@ -59,7 +60,7 @@ class Generator(unittest.TestCase):
             operands, _, answer = TASKS["to_digits"][0](rng)
             self.assertEqual(operands[:-1], answer)
             _, question, answer = TASKS["read_json"][0](rng)
-            inside = json.loads(question[question.index("{"):question.index("}") + 1])
+            inside = json.loads(question[question.index("{") : question.index("}") + 1])
             self.assertIn(answer, map(str, inside.values()))
             _, question, answer = TASKS["sort_numbers"][0](rng)
             numbers = sorted(map(int, re.findall(r"\d+", question)))
@@ -91,7 +92,10 @@ class Generator(unittest.TestCase):
         lines = corpus.held_out(1, 2)
         kinds = {line["kind"] for line in lines}
         self.assertTrue({n for n, (_, _, tested) in TASKS.items() if tested} < kinds)
-        self.assertTrue({"about", "unknown", "remember", "follow_up", "obey", "tool_call", "tool_call_coder", "tool_result", "tool_no_call"} < kinds)
+        self.assertTrue(
+            {"about", "unknown", "remember", "follow_up", "obey", "tool_call", "tool_call_coder", "tool_result", "tool_no_call"}
+            < kinds
+        )
         self.assertEqual(lines, corpus.held_out(1, 2))
         for line in lines:
             self.assertIn(line["messages"][-1]["role"], ("user", "tool"))
@@ -112,16 +116,38 @@ class Facts(unittest.TestCase):
         for names, answer in facts.FLAGS.items():
             for name in names.split():
                 self.assertIn(name, known)
-            self.assertTrue(any(answer.startswith(n + " ") for n in names.split()) or answer.startswith("-r N of bench"), answer)
+            self.assertTrue(
+                any(answer.startswith(n + " ") for n in names.split()) or answer.startswith("-r N of bench"), answer
+            )
 
     def test_flags_are_all_taught(self):
-        """A new flag needs a line in facts.py, or a place here."""
+        """A new flag needs a line in facts.txt, or a place here."""
         source = (ROOT / "runtime/cli/flags.c").read_text(encoding="utf-8").split("const size_t n_flags")[0]
         rows = [names.split() for names in re.findall(r'\{"(-[^"]*)"', source)]
         taught = {n for names in facts.FLAGS for n in names.split()}
         aliases = {"--nfc", "--learn", "--look-ahead", "--history", "--show-timings", "-kvo", "--kv-offload", "-o", "--output"}
-        left = {"--output-file", "-oe", "--output-err", "--delay", "-w", "--warmup", "--progress", "--output-format", "--in-file", "--process-output", "--chunk", "--from-chunk", "-ofreq",
-                "--output-frequency", "--save-frequency", "--parse-special", "--show-statistics", "--leave-output-tensor", "--keep-split", "--strict"}
+        left = {
+            "--output-file",
+            "-oe",
+            "--output-err",
+            "--delay",
+            "-w",
+            "--warmup",
+            "--progress",
+            "--output-format",
+            "--in-file",
+            "--process-output",
+            "--chunk",
+            "--from-chunk",
+            "-ofreq",
+            "--output-frequency",
+            "--save-frequency",
+            "--parse-special",
+            "--show-statistics",
+            "--leave-output-tensor",
+            "--keep-split",
+            "--strict",
+        }
         missing = [r for r in rows if not taught & set(r) and not set(r) & (aliases | left)]
         self.assertEqual(missing, [], "flags the demo model knows nothing about")
 
@@ -155,7 +181,10 @@ class Conversations(unittest.TestCase):
         self.assertEqual(len(wanted), 16)
         for family, messages, definitions in wanted:
             request = json.dumps({"messages": messages, "tools": definitions, "kwargs": {"add_generation_prompt": False}})
-            self.assertEqual("".join(t for t, _ in chat.render(family, messages, definitions)), coldstream("template", "--family", family, stdin=request.encode()).removesuffix("\n") + "\n")
+            self.assertEqual(
+                "".join(t for t, _ in chat.render(family, messages, definitions)),
+                coldstream("template", "--family", family, stdin=request.encode()).removesuffix("\n") + "\n",
+            )
 
     @unittest.skipUnless(PROGRAM, "COLDSTREAM names no program")
     def test_calls_are_understood(self):
@@ -166,8 +195,15 @@ class Conversations(unittest.TestCase):
             call = tool.call(values)
             for family in FAMILIES[:2]:
                 text = chat.assistant_text(family, {"content": "", "tool_calls": [call]})
-                request = {"text": text, "tools": [tool.definition], "finish": "stop", "format": "hermes" if family == "qwen3-2507" else "qwen3-coder"}
-                parsed = json.loads(coldstream("template", "--family", family, "--parse-tools", stdin=json.dumps(request).encode()))
+                request = {
+                    "text": text,
+                    "tools": [tool.definition],
+                    "finish": "stop",
+                    "format": "hermes" if family == "qwen3-2507" else "qwen3-coder",
+                }
+                parsed = json.loads(
+                    coldstream("template", "--family", family, "--parse-tools", stdin=json.dumps(request).encode())
+                )
                 self.assertEqual(parsed["tool_calls"], [call["function"]], text)
 
     def test_template_of_the_file(self):
@@ -180,7 +216,10 @@ class Conversations(unittest.TestCase):
         rendered = env.from_string(template.TEMPLATE)
         for family, messages, definitions in self.some(60, 10):
             if family == "qwen3-2507":
-                self.assertEqual(rendered.render(messages=messages, tools=definitions, add_generation_prompt=False), "".join(t for t, _ in chat.render(family, messages, definitions)))
+                self.assertEqual(
+                    rendered.render(messages=messages, tools=definitions, add_generation_prompt=False),
+                    "".join(t for t, _ in chat.render(family, messages, definitions)),
+                )
 
     def test_own_text_is_marked(self):
         for family, messages, definitions in self.some(40, 11):
@@ -203,7 +242,20 @@ class File(unittest.TestCase):
 
     @unittest.skipUnless(PROGRAM, "COLDSTREAM names no program")
     def test_exported_model_runs(self):
-        shape = {"vocab": vocab.SIZE, "hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "experts": 4, "used": 2, "inner": 32, "context": 256, "rope_base": 1e4, "eps": 1e-6}
+        shape = {
+            "vocab": vocab.SIZE,
+            "hidden": 64,
+            "layers": 2,
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 16,
+            "experts": 4,
+            "used": 2,
+            "inner": 32,
+            "context": 256,
+            "rope_base": 1e4,
+            "eps": 1e-6,
+        }
         rng = random.Random(12)
 
         def matrix(*extents, value=None):
@@ -214,9 +266,19 @@ class File(unittest.TestCase):
 
         weights = {"embedding": matrix(vocab.SIZE, 64), "final_norm": matrix(64, value=1.0)}
         for i in range(2):
-            weights |= {f"attention_norm.{i}": matrix(64, value=1.0), f"mixture_norm.{i}": matrix(64, value=1.0), f"attention.{i}.q": matrix(64, 64), f"attention.{i}.k": matrix(32, 64),
-                        f"attention.{i}.v": matrix(32, 64), f"attention.{i}.o": matrix(64, 64), f"attention.{i}.q_norm": matrix(16, value=1.0), f"attention.{i}.k_norm": matrix(16, value=1.0),
-                        f"mixture.{i}.router": matrix(4, 64), f"mixture.{i}.gate_up": matrix(4, 64, 64), f"mixture.{i}.down": matrix(4, 64, 32)}
+            weights |= {
+                f"attention_norm.{i}": matrix(64, value=1.0),
+                f"mixture_norm.{i}": matrix(64, value=1.0),
+                f"attention.{i}.q": matrix(64, 64),
+                f"attention.{i}.k": matrix(32, 64),
+                f"attention.{i}.v": matrix(32, 64),
+                f"attention.{i}.o": matrix(64, 64),
+                f"attention.{i}.q_norm": matrix(16, value=1.0),
+                f"attention.{i}.k_norm": matrix(16, value=1.0),
+                f"mixture.{i}.router": matrix(4, 64),
+                f"mixture.{i}.gate_up": matrix(4, 64, 64),
+                f"mixture.{i}.down": matrix(4, 64, 32),
+            }
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/m.gguf"
             export.write(path, shape, weights, vocab.read_merges(), 1)
@@ -226,7 +288,27 @@ class File(unittest.TestCase):
             ids = coldstream("tokenize", "-m", path, stdin=text.encode())
             self.assertEqual(int(ids.split()[-1]), vocab.SIZE - len(vocab.ADDED) + 2)
             self.assertEqual(coldstream("detokenize", "-m", path, stdin=ids.encode()).rstrip("\n"), text)
-            self.assertEqual(len(coldstream("run", "-m", path, "-p", "Sort", "-n", "3", "--temp", "0", "--ids", "--ignore-eos", "--no-learn", "--device", "cpu").split()), 3)
+            self.assertEqual(
+                len(
+                    coldstream(
+                        "run",
+                        "-m",
+                        path,
+                        "-p",
+                        "Sort",
+                        "-n",
+                        "3",
+                        "--temp",
+                        "0",
+                        "--ids",
+                        "--ignore-eos",
+                        "--no-learn",
+                        "--device",
+                        "cpu",
+                    ).split()
+                ),
+                3,
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Trains the demo model on a CPU, on conversations made as they are needed; goes on from the newest checkpoint in its folder.
 
-    train.py --dir RUN --steps 9000 --decay 2500            the learning rate stays constant, then falls to 0 over the last 2500 steps
-    train.py --dir RUN2 --start RUN/step-6500.pt --steps 9000 --decay 2500     the same from a kept checkpoint
+    train.py --dir RUN --steps 9000 --decay 2500            the learning rate stays constant, then falls to 0 over the last
+    2500 steps train.py --dir RUN2 --start RUN/step-6500.pt --steps 9000 --decay 2500     the same from a kept checkpoint
     train.py --dir RUN --check                              how the newest checkpoint does on the test, task by task
 
 Step i reads the same conversations however often training was interrupted. Needs torch and tokenizers; two cores are enough."""
+
 import argparse
 import json
 import math
@@ -16,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import chat
 import corpus
@@ -25,15 +25,17 @@ import model
 from model import Layout, Model, Shape
 from optimizer import Muon
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false" # a conversation is too short for threads
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a conversation is too short for threads
 
-OTHERS_WEIGHT = 0.1 # of a token the model does not write itself, against one it does
+OTHERS_WEIGHT = 0.1  # of a token the model does not write itself, against one it does
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------------
 
+
 class Batch:
-    """Whole conversations one after the other, `size` tokens; what is left at the end is filled up with a conversation that counts nothing."""
+    """Whole conversations one after the other, `size` tokens; what is left at the end is filled up with a conversation that
+    counts nothing."""
 
     def __init__(self, conversations, size, device):
         lengths = [len(ids) for ids, _ in conversations]
@@ -43,7 +45,7 @@ class Batch:
         self.tokens = size - left
         self.ids = torch.tensor([i for ids, _ in conversations for i in ids], device=device)
         self.target = torch.tensor([i for ids, _ in conversations for i in ids[1:] + ids[:1]], device=device)
-        self.weight = torch.tensor([w for _, ws in conversations for w in ws[1:] + [0.0]], device=device) # of the next token
+        self.weight = torch.tensor([w for _, ws in conversations for w in ws[1:] + [0.0]], device=device)  # of the next token
         self.layout = Layout(lengths).to(device)
 
 
@@ -64,7 +66,7 @@ class Reader:
 
     def batch(self, step, part=0):
         maker, left, missed, taken = corpus.Maker(random.Random(f"train {self.a.seed} {step} {part}")), self.a.batch, 0, []
-        while left and missed < 6: # the last places are for whoever is short enough
+        while left and missed < 6:  # the last places are for whoever is short enough
             ids, weights = self.conversation(maker)
             if len(ids) > min(left, self.a.longest):
                 missed += left < self.a.longest
@@ -76,14 +78,17 @@ class Reader:
 
 # ---- the test ----------------------------------------------------------------------------------------------------------------
 
+
 class Test:
-    """Held-out questions. An answer counts when every token of it, and the end, is the likeliest after the right ones before it: which
-    is when greedy generation writes exactly that answer."""
+    """Held-out questions. An answer counts when every token of it, and the end, is the likeliest after the right ones before
+    it: which is when greedy generation writes exactly that answer."""
 
     def __init__(self, tokenizer, a):
         self.a, self.kinds, items = a, [], []
         for line in corpus.held_out(1, a.each):
-            prompt = tokenizer.encode(chat.prompt(line.get("family", "qwen3-2507"), line["messages"], line.get("tools")), add_special_tokens=False).ids
+            prompt = tokenizer.encode(
+                chat.prompt(line.get("family", "qwen3-2507"), line["messages"], line.get("tools")), add_special_tokens=False
+            ).ids
             answer = tokenizer.encode(line["answer"] + "<|im_end|>", add_special_tokens=False).ids
             if len(prompt) + len(answer) <= a.batch:
                 items.append((line["kind"], prompt + answer, [0.0] * len(prompt) + [1.0] * len(answer)))
@@ -113,7 +118,8 @@ def summary(result):
     return f"{good}/{all_} = {good / all_:.3f}; " + " ".join(f"{k} {x:.2f}" for x, k in weak[:14])
 
 
-# ---- training -----------------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
+
 
 class Training:
     def __init__(self, a):
@@ -125,8 +131,15 @@ class Training:
         self.muon = Muon(matrices, halves=[x.gate_up for x in self.model.layers])
         taken = {id(p) for p in matrices}
         rest = [p for p in self.model.parameters() if id(p) not in taken]
-        self.adam = torch.optim.AdamW([{"params": [p for p in rest if p.dim() > 1], "weight_decay": 0.01}, {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0}],
-                                      lr=1.0, betas=(0.9, 0.98), eps=1e-10)
+        self.adam = torch.optim.AdamW(
+            [
+                {"params": [p for p in rest if p.dim() > 1], "weight_decay": 0.01},
+                {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0},
+            ],
+            lr=1.0,
+            betas=(0.9, 0.98),
+            eps=1e-10,
+        )
 
     def rate(self):
         """Of the peak: rises over the first steps, stays, falls linearly over the last ones."""
@@ -134,7 +147,14 @@ class Training:
         return min(1.0, (self.step + 1) / a.warmup, (a.steps - self.step) / max(1, a.decay))
 
     def save(self, path):
-        state = {"step": self.step, "tokens": self.tokens, "shape": self.model.shape.as_dict(), "model": self.model.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        state = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "shape": self.model.shape.as_dict(),
+            "model": self.model.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+        }
         torch.save(state, str(path) + ".new")
         os.replace(str(path) + ".new", path)
 
@@ -175,6 +195,7 @@ def pauser(path):
     def pause():
         while path and os.path.exists(path):
             time.sleep(3)
+
     return pause
 
 
@@ -193,7 +214,7 @@ def run(a, t, log):
             print(f"{kind:24} {right:4} of {total}")
         print(f"step {t.step}, {t.tokens / 1e6:.1f} M tokens: {summary(result)}")
         return
-    saved = logged = time.time()
+    saved = time.time()
     spent, seen, sums, counts, n = 0.0, 0, [0.0] * 3, 0, 0
     while t.step < a.steps:
         pause()
@@ -206,8 +227,11 @@ def run(a, t, log):
             sys.exit(f"step {t.step}: the loss is no number")
         if t.step % a.log_every == 0 or t.step == a.steps:
             share = counts / counts.sum(1, keepdim=True) * t.model.shape.experts
-            log(f"step {t.step} {t.tokens / 1e6:.2f} M tokens, loss {sums[0] / n:.4f}, right {sums[1] / n:.4f}, balance {sums[2] / n:.3f}, busiest expert {share.max():.1f}, idlest "
-                f"{share.min():.2f} of even, rate {t.rate():.2f}, {seen / spent:.0f} tokens/s")
+            log(
+                f"step {t.step} {t.tokens / 1e6:.2f} M tokens, loss {sums[0] / n:.4f}, right {sums[1] / n:.4f}, balance"
+                f" {sums[2] / n:.3f}, busiest expert {share.max():.1f}, idlest {share.min():.2f} of even, rate {t.rate():.2f},"
+                f" {seen / spent:.0f} tokens/s"
+            )
             spent, seen, sums, counts, n = 0.0, 0, [0.0] * 3, 0, 0
         if t.step % a.test_every == 0 or t.step == a.steps:
             log(f"step {t.step} test {summary(test.run(t.model, pause))}")
@@ -260,6 +284,7 @@ def main():
         print(line, flush=True)
         out.write(time.strftime("%H:%M:%S ", time.gmtime()) + line + "\n")
         out.flush()
+
     if not a.check:
         log(f"from {found or 'nothing'}: {sum(x.numel() for x in t.model.parameters())} weights, {json.dumps(vars(a))}")
     run(a, t, log)

@@ -3,7 +3,9 @@
 
     vocab.py [--conversations N]   trains the merges on generated conversations and writes merges.txt (needs `tokenizers`)
 
-Ids as in Qwen's vocabulary: bytes in the order of their stand-in letters, then merge results in merge order, then added tokens."""
+Ids as in Qwen's vocabulary: bytes in the order of their stand-in letters, then merge results in merge order, then added tokens.
+"""
+
 import argparse
 import random
 import sys
@@ -12,10 +14,34 @@ from pathlib import Path
 FILE = Path(__file__).resolve().parent / "merges.txt"
 SIZE = 2048
 # text, GGUF token type: 3 control, 4 user-defined
-ADDED = [("<|endoftext|>", 3), ("<|im_start|>", 3), ("<|im_end|>", 3), ("<|object_ref_start|>", 3), ("<|object_ref_end|>", 3), ("<|box_start|>", 3), ("<|box_end|>", 3),
-         ("<|quad_start|>", 3), ("<|quad_end|>", 3), ("<|vision_start|>", 3), ("<|vision_end|>", 3), ("<|vision_pad|>", 3), ("<|image_pad|>", 3), ("<|video_pad|>", 3),
-         ("<tool_call>", 4), ("</tool_call>", 4), ("<|fim_prefix|>", 3), ("<|fim_middle|>", 3), ("<|fim_suffix|>", 3), ("<|fim_pad|>", 3), ("<|repo_name|>", 3), ("<|file_sep|>", 3),
-         ("<tool_response>", 4), ("</tool_response>", 4), ("<think>", 4), ("</think>", 4)]
+ADDED = [
+    ("<|endoftext|>", 3),
+    ("<|im_start|>", 3),
+    ("<|im_end|>", 3),
+    ("<|object_ref_start|>", 3),
+    ("<|object_ref_end|>", 3),
+    ("<|box_start|>", 3),
+    ("<|box_end|>", 3),
+    ("<|quad_start|>", 3),
+    ("<|quad_end|>", 3),
+    ("<|vision_start|>", 3),
+    ("<|vision_end|>", 3),
+    ("<|vision_pad|>", 3),
+    ("<|image_pad|>", 3),
+    ("<|video_pad|>", 3),
+    ("<tool_call>", 4),
+    ("</tool_call>", 4),
+    ("<|fim_prefix|>", 3),
+    ("<|fim_middle|>", 3),
+    ("<|fim_suffix|>", 3),
+    ("<|fim_pad|>", 3),
+    ("<|repo_name|>", 3),
+    ("<|file_sep|>", 3),
+    ("<tool_response>", 4),
+    ("</tool_response>", 4),
+    ("<think>", 4),
+    ("</think>", 4),
+]
 N_MERGES = SIZE - 256 - len(ADDED)
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -42,10 +68,12 @@ def blank(merges=()):
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokens, _ = tokens_and_types(merges)
-    plain = tokens[:-len(ADDED)]
+    plain = tokens[: -len(ADDED)]
     t = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(plain)}, merges=list(merges)))
     t.normalizer = normalizers.NFC()
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     t.decoder = decoders.ByteLevel()
     t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s, _ in ADDED])
     return t
@@ -79,9 +107,12 @@ def main():
     p.add_argument("--conversations", type=int, default=20000)
     a = p.parse_args()
     t = blank()
-    trainer = trainers.BpeTrainer(vocab_size=256 + N_MERGES, initial_alphabet=ByteLevel.alphabet(), show_progress=False, special_tokens=[])
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + N_MERGES, initial_alphabet=ByteLevel.alphabet(), show_progress=False, special_tokens=[]
+    )
     t.train_from_iterator(conversations(a.conversations), trainer)
     import json
+
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(t.to_str())["model"]["merges"]]
     assert len(merges) == N_MERGES, f"{len(merges)} merges: too little text"
     FILE.write_text("".join(f"{x} {y}\n" for x, y in merges), encoding="utf-8")
