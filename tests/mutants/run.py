@@ -10,7 +10,7 @@ Lists: tests/mutants/*.txt. A bug is
     -the text                                 as often as there are lines of it; stands in FILE exactly once
     +what takes its place
 
-The tree is copied to DIR/source (build/mutants by default) and built in DIR/build; nothing else is touched. "only": FILE is a header of
+The tree is copied to DIR (build/mutants by default) and built in DIR/build/release; nothing else is touched. "only": FILE is a header of
 many; just these objects (of gpu/*.cu) are compiled with the bug. A bug is caught when a test fails, runs too long, or no longer
 builds; tests that fail without a bug end the run. Exit status: 1 when fewer than 95 % were caught."""
 import argparse
@@ -61,7 +61,7 @@ def mutated(mutant, text):
 
 class Tree:
     def __init__(self, folder, jobs):
-        self.source, self.build, self.jobs, self.tests = f"{folder}/source", f"{folder}/build", jobs, {}
+        self.source, self.build, self.jobs, self.tests = folder, f"{folder}/build/release", jobs, {}
         os.makedirs(self.source, exist_ok=True)
         files = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True).stdout
         for name in files.splitlines():
@@ -71,11 +71,10 @@ class Tree:
             os.makedirs(os.path.dirname(there), exist_ok=True)
             shutil.copy(here, there)
         launcher = [f"-DCMAKE_{l}_COMPILER_LAUNCHER=ccache" for l in ("C", "CXX") if shutil.which("ccache")]
-        self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DWITH_CUDA=OFF", *launcher])
+        self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *launcher])
         shown = self.run(["ctest", "--test-dir", self.build, "--show-only=json-v1"])
-        for test in json.loads(shown[shown.index("{"):])["tests"]:
-            if "command" in test:
-                self.tests[test["name"]] = os.path.basename(test["command"][0])
+        for test in json.loads(shown[shown.index("{"):])["tests"]: # a program that is not built yet is not named there
+            self.tests[test["name"]] = re.sub(r"_[0-9]+$", "", test["name"])
 
     def run(self, command):
         done = subprocess.run(command, capture_output=True, text=True)
