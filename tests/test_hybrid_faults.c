@@ -82,6 +82,26 @@ static void reads_fail_during_steps(void **state) {
     faulty_free(&faulty);
 }
 
+/* Reads fail from one on, while dense weights or experts are on their way to VRAM: the model does not open, and the reason says so. */
+static void reads_fail_while_loading(void **state) {
+    (void)state;
+    uint32_t refused = 0;
+    for (uint64_t good = 2;; good = 2 * good + 3) {
+        struct faulty faulty;
+        struct reason why = {{0}};
+        faulty_init(&faulty, 5);
+        faulty_add(&faulty, (struct fault_rule){.kind = FAULT_ERROR, .error = 5, .from = good});
+        struct engine *e = open_engine(&(struct run){.faulty = &faulty}, &why);
+        const uint64_t faults = faulty_faults(&faulty);
+        if (e) engine_close(&e);
+        else refused++, assert_non_null(strstr(why.text, "tiny.gguf"));
+        faulty_free(&faulty);
+        if (faults == 0) break;
+        assert_null(e);
+    }
+    assert_true(refused >= 3);
+}
+
 /* A kernel fails at any place of a step, which waits for nothing any more. The last test: the device stays broken. */
 static void a_failed_kernel_ends_the_step(void **state) {
     (void)state;
@@ -102,6 +122,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_late_wait_is_repeated),
         cmocka_unit_test(reads_fail_during_steps),
+        cmocka_unit_test(reads_fail_while_loading),
         cmocka_unit_test(a_failed_kernel_ends_the_step),
     };
     return cmocka_run_group_tests(tests, open_models, remove_models);

@@ -174,7 +174,6 @@ static void send_chunk(struct ring *r, const struct gpu_batch *b, const struct p
     r->next = (c + 1) % r->n_chunks;
     r->ops->wait(r->v->gpu, GPU_COPY, r->done[c]);
     uint32_t span = timeline_device(r->timeline, GPU_COPY, TIMELINE_COPY, "experts for a prompt", r->layer);
-    for (uint32_t i = 0; i < CHUNK; i++) r->entries[c * CHUNK + i].full = false;
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t slot = c * CHUNK + i;
         sent[i] = (struct gpu_batch_expert){p[i].expert, slot_address(r, slot)};
