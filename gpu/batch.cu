@@ -227,6 +227,17 @@ void gpu_batch_attended(struct gpu_network *n, const struct gpu_batch *b, uint32
     launch_output(n, b, layer);
 }
 
+void gpu_batch_take(struct gpu_network *n, const struct gpu_batch *b, float *x, struct gpu_event *ready) {
+    check_batch(n, b);
+    n->gpu->ops->download(n->gpu, GPU_COMPUTE, x, (gpu_ptr)n->lanes[b->lane].x, (uint64_t)b->n * n->shape.n_embd * sizeof *x);
+    n->gpu->ops->record(n->gpu, GPU_COMPUTE, ready);
+}
+
+void gpu_batch_give(struct gpu_network *n, const struct gpu_batch *b, const float *x) {
+    check_batch(n, b);
+    n->gpu->ops->upload(n->gpu, GPU_COMPUTE, (gpu_ptr)n->lanes[b->lane].x, x, (uint64_t)b->n * n->shape.n_embd * sizeof *x);
+}
+
 void gpu_batch_route(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, bool want_input, struct gpu_batch_routes *routes,
                      struct gpu_event *ready) {
     check_batch(n, b);

@@ -76,6 +76,8 @@ struct gpu_layer {
     enum tensor_type gate_type, up_type, down_type;
     uint64_t gate_offset, up_offset, down_offset;
     gpu_ptr keys, values;        /* this layer's KV pools: page p at p * the page's bytes; 0: the KV cache is in RAM */
+    /* Halves that the host computes, from their norm to the residual: their matrices and norms are 0 here. */
+    bool host_attention, host_experts;
 };
 
 /* KV page: [kv head][GPU_PAGE_TOKENS][Dh] of binary16. Quantized kinds keep int8 or nibbles there, and behind them one binary16
@@ -97,7 +99,7 @@ struct gpu_network_options {
     enum tensor_type embedding_type;
     uint64_t embedding_row_bytes;
     gpu_ptr output_norm;             /* f32 [E] */
-    struct gpu_matrix head;
+    struct gpu_matrix head;          /* data 0: the host's; where logits go, the residual stream [][E] goes then */
     gpu_ptr slots;                   /* base of the expert slots; 0: none */
     enum gpu_kv kv_k, kv_v;
     uint32_t max_sequences, max_pages; /* page table: [max_sequences][max_pages] */
@@ -126,8 +128,9 @@ struct gpu_command {
 
 /* Device -> host: work of a layer that the device leaves to it. The step goes on as far as it can and waits for the answer. */
 enum gpu_mail_kind {
-    GPU_MAIL_EXPERTS,  /* experts without a slot. Input: the normed vectors [n][E]. Answer: their weighted sum [n][E] */
-    GPU_MAIL_ATTENTION /* a layer whose KV cache is in RAM. Input: q, k, v before norm and rotation, [n][(Hq+2Hk)*Dh]. Answer: [n][Hq*Dh] */
+    GPU_MAIL_EXPERTS,   /* experts without a slot. Input: the normed vectors [n][E]. Answer: their weighted sum [n][E] */
+    GPU_MAIL_ATTENTION, /* a layer whose KV cache is in RAM. Input: q, k, v before norm and rotation, [n][(Hq+2Hk)*Dh]. Answer: [n][Hq*Dh] */
+    GPU_MAIL_HALVES     /* halves of layers that the host computes, from `layer` on. Input: the residual stream [n][E]. Answer: the same after them */
 };
 struct gpu_mail {
     GPU_LINE volatile uint32_t number; /* rises by one with each mail; written last */
@@ -160,8 +163,9 @@ struct gpu_shared {
     struct gpu_answer *answer;
     float *answer_values;            /* [n_tokens][...] by kind */
     struct gpu_result *result;
-    const int32_t *routes;           /* [n_layers][GPU_STEP_TOKENS][n_used] the step's choices, best first; complete when its result is */
-    float *logits;                   /* [GPU_STEP_TOKENS][n_vocab] pinned */
+    int32_t *routes;                 /* [n_layers][GPU_STEP_TOKENS][n_used] the step's choices, best first; complete when its result is. The host's
+                                      * halves are not written */
+    float *logits;                   /* [GPU_STEP_TOKENS][n_vocab] pinned; [][E] without a head */
     volatile uint32_t *abort;        /* non-zero: no wait on the device lasts any longer */
 };
 
@@ -261,6 +265,10 @@ struct gpu_ops {
      * memory [n][(Hq+2Hk)*Dh], valid once `ready` has passed; then what was attended, pinned [n][Hq*Dh]. */
     void (*batch_qkv)(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, float *qkv, struct gpu_event *ready);
     void (*batch_attended)(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const float *attended);
+    /* Around halves of layers that the host computes, and for its head: the residual stream to pinned memory [n][E], valid once
+     * `ready` has passed; and back from there. */
+    void (*batch_take)(struct gpu_network *n, const struct gpu_batch *b, float *x, struct gpu_event *ready);
+    void (*batch_give)(struct gpu_network *n, const struct gpu_batch *b, const float *x);
     /* Norm, router, choice; then `routes` are on their way to the host: valid once `ready` has passed. */
     void (*batch_route)(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, bool want_input, struct gpu_batch_routes *routes,
                         struct gpu_event *ready);

@@ -135,7 +135,7 @@ static void carve_shared(struct carver *c, const struct gpu_shape *s, struct gpu
     carve(c, &out->answer_values, t, q > s->n_embd ? q : s->n_embd);
     carve(c, &out->result, 1);
     carve(c, &out->routes, s->n_layers, t, s->n_used);
-    carve(c, &out->logits, t, s->n_vocab);
+    carve(c, &out->logits, t, s->n_vocab > s->n_embd ? s->n_vocab : s->n_embd);
     carve(c, &out->abort, 1);
 }
 
@@ -182,6 +182,13 @@ static enum err check_batch(const struct gpu_network_options *o, struct reason *
     return ERR_NONE;
 }
 
+static enum err check_attention(struct gpu *g, const struct gpu_layer *l, struct reason *why) {
+    TRY(check_matrix(g, &l->q, "q projections", why));
+    TRY(check_matrix(g, &l->k, "k projections", why));
+    TRY(check_matrix(g, &l->v, "v projections", why));
+    return check_matrix(g, &l->output, "attention outputs", why);
+}
+
 static enum err check_options(struct gpu *g, const struct gpu_network_options *o, struct reason *why) {
     const struct gpu_shape *s = &o->shape;
     if (s->n_used > GPU_MAX_USED || s->n_experts > GPU_MAX_EXPERTS)
@@ -189,10 +196,8 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
                     GPU_MAX_USED, s->n_experts, s->n_used);
     for (uint32_t i = 0; i < s->n_layers; i++) {
         const struct gpu_layer *l = &o->layers[i];
-        TRY(check_matrix(g, &l->q, "q projections", why));
-        TRY(check_matrix(g, &l->k, "k projections", why));
-        TRY(check_matrix(g, &l->v, "v projections", why));
-        TRY(check_matrix(g, &l->output, "attention outputs", why));
+        if (!l->host_attention) TRY(check_attention(g, l, why));
+        if (l->host_experts) continue;
         TRY(check_matrix(g, &l->router, "routers", why));
         TRY(check_type(g, l->gate_type, why));
         TRY(check_type(g, l->up_type, why));
@@ -203,7 +208,7 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
     }
     const struct gpu_matrix embedding = {0, o->embedding_type, 0, 0};
     TRY(check_matrix(g, &embedding, "the embedding", why));
-    TRY(check_matrix(g, &o->head, "the output head", why));
+    if (o->head.data) TRY(check_matrix(g, &o->head, "the output head", why));
     if (o->batch_tokens) TRY(check_batch(o, why));
     return gpu_attention_check(o, why);
 }
@@ -338,25 +343,39 @@ static int kind_of(uint32_t n_tokens) {
     return __builtin_ctz(n_tokens);
 }
 
-static void launch_layer(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
+static void launch_attention(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     gpu_launch_qkv(n, tokens, layer, stream);
     if (n->layers[layer].keys)
         gpu_launch_attention(n, tokens, layer, stream);
     else
         gpu_launch_attention_mail(n, tokens, layer, stream);
     gpu_launch_output(n, tokens, layer, stream);
+}
+
+static void launch_experts(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     gpu_launch_route(n, tokens, layer, stream);
     gpu_launch_gate_up(n, tokens, layer, stream);
     gpu_launch_down(n, tokens, layer, stream);
+}
+
+/* The host is asked once for halves in a row, by the first of them. */
+static void launch_layer(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
+    const struct gpu_layer *l = &n->layers[layer];
+    const bool asked_before = layer > 0 && l[-1].host_experts;
+    if (!l->host_attention) launch_attention(n, tokens, layer, stream);
+    else if (!asked_before) gpu_launch_halves_mail(n, tokens, layer, stream);
+    if (!l->host_experts) launch_experts(n, tokens, layer, stream);
+    else if (!l->host_attention) gpu_launch_halves_mail(n, tokens, layer, stream);
 }
 
 /* The end's result says that the logits have arrived, so they go before it. */
 static cudaError_t launch_step(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     gpu_launch_begin(n, tokens, stream);
     for (uint32_t layer = 0; layer < n->shape.n_layers; layer++) launch_layer(n, tokens, layer, stream);
-    gpu_launch_head(n, tokens, stream);
-    const uint64_t bytes = (uint64_t)tokens * n->shape.n_vocab * sizeof(float);
-    const cudaError_t code = cudaMemcpyAsync(n->shared.logits, n->step.logits, bytes, cudaMemcpyDeviceToHost, stream);
+    const bool head = n->options.head.data != 0;
+    if (head) gpu_launch_head(n, tokens, stream);
+    const uint64_t bytes = (uint64_t)tokens * (head ? n->shape.n_vocab : n->shape.n_embd) * sizeof(float);
+    const cudaError_t code = cudaMemcpyAsync(n->shared.logits, head ? n->step.logits : n->step.x, bytes, cudaMemcpyDeviceToHost, stream);
     gpu_launch_end(n, tokens, stream);
     return code;
 }
@@ -427,6 +446,8 @@ void gpu_network_fill(struct gpu_ops *ops) {
     ops->batch_attention = gpu_batch_attention;
     ops->batch_qkv = gpu_batch_qkv;
     ops->batch_attended = gpu_batch_attended;
+    ops->batch_take = gpu_batch_take;
+    ops->batch_give = gpu_batch_give;
     ops->batch_route = gpu_batch_route;
     ops->batch_experts = gpu_batch_experts;
     ops->batch_combine = gpu_batch_combine;

@@ -123,6 +123,7 @@ void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cuda
 void gpu_launch_attention(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);        /* attention.cu */
 void gpu_launch_attention_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);   /* step.cu */
 void gpu_launch_output(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);           /* matvec.cu */
+void gpu_launch_halves_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);      /* step.cu */
 void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);            /* route.cu */
 void gpu_launch_gate_up(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);          /* experts.cu */
 void gpu_launch_down(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream);             /* experts.cu */
@@ -158,6 +159,8 @@ void gpu_batch_begin(struct gpu_network *n, const struct gpu_batch *b);
 void gpu_batch_attention(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer);
 void gpu_batch_qkv(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, float *qkv, struct gpu_event *ready);
 void gpu_batch_attended(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const float *attended);
+void gpu_batch_take(struct gpu_network *n, const struct gpu_batch *b, float *x, struct gpu_event *ready);
+void gpu_batch_give(struct gpu_network *n, const struct gpu_batch *b, const float *x);
 void gpu_batch_route(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, bool want_input, struct gpu_batch_routes *routes,
                      struct gpu_event *ready);
 void gpu_batch_experts(struct gpu_network *n, const struct gpu_batch *b, uint32_t layer, const struct gpu_batch_expert *experts, uint32_t count);

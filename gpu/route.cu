@@ -28,7 +28,7 @@ void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cu
     a.command = s.command, a.route = s.route, a.hits = s.hits, a.n_hits = s.n_hits, a.n_missing = s.n_missing,
     a.n_misses = s.n_misses;
     a.ticket = s.tickets + GPU_TICKET_ROUTE, a.box = post_box_of(n);
-    if (n->shared_dev.routes) a.told = const_cast<int32_t *>(n->shared_dev.routes) + static_cast<size_t>(layer) * GPU_STEP_TOKENS * n->shape.n_used;
+    if (n->shared_dev.routes) a.told = n->shared_dev.routes + static_cast<size_t>(layer) * GPU_STEP_TOKENS * n->shape.n_used;
     const uint32_t each = acts_shared_bytes(a.wants, m.k, 1), together = tokens_together(tokens, each);
     if (gpu_family_of(m.type) != FAMILY_NONE) return gpu_family_kernels_of(m.type).route(a, each, stream);
 #define CALL(T) launch_route<T>(a, m.type, together * each, stream)

@@ -1,5 +1,5 @@
-/* The ends of a step: its command and the tokens' embeddings come in, the likeliest tokens and the result go out; and attention
- * that the host computes for a layer whose KV cache is in RAM. */
+/* The ends of a step: its command and the tokens' embeddings come in, the likeliest tokens and the result go out; and what the host
+ * computes in between: attention for a layer whose KV cache is in RAM, or whole halves of layers. */
 #include "gpu/acts.cuh"
 #include "gpu/embed.cuh"
 #include "gpu/mail.cuh"
@@ -148,6 +148,36 @@ void gpu_launch_attention_mail(struct gpu_network *n, uint32_t tokens, uint32_t 
                                    n->step.attended,
                                    n->step.attended32};
     LAUNCH(attention_mail_kernel, 1, MAIL_THREADS, 0, stream, a);
+}
+
+/* ---- halves of layers by the host ------------------------------------------------------------------------------- */
+
+struct halves_mail_args {
+    post_box box;
+    float *x; /* [T][width] */
+    uint32_t width, layer, tokens;
+    const gpu_command *command;
+};
+
+static __global__ void __launch_bounds__(MAIL_THREADS) halves_mail_kernel(const halves_mail_args a) {
+    const uint32_t n_tokens = a.command->n_tokens < a.tokens ? a.command->n_tokens : a.tokens, n = n_tokens * a.width;
+    const bool by_four = a.width % 4 == 0, asks = *a.box.failed == 0; /* after a failed wait nothing is asked any more */
+    __syncthreads();
+    if (!asks) return;
+    block_send(a.box.input, a.x, n, by_four);
+    block_post(a.box, GPU_MAIL_HALVES, a.layer, n_tokens);
+    if (!block_await(a.box, a.layer)) return;
+    block_receive(a.box.values, n, by_four, [&](uint32_t i, float4 v) {
+        if (by_four)
+            stf4(a.x + i, v);
+        else
+            a.x[i] = v.x;
+    });
+}
+
+void gpu_launch_halves_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
+    const halves_mail_args a = {post_box_of(n), n->step.x, n->shape.n_embd, layer, tokens, n->step.command};
+    LAUNCH(halves_mail_kernel, 1, MAIL_THREADS, 0, stream, a);
 }
 
 /* ---- end: one warp ---------------------------------------------------------------------------------------------- */

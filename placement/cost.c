@@ -219,9 +219,8 @@ static double experts_s(const struct costing *c, uint32_t layer, double ram, dou
     const struct layer_cost *k = &c->layers[layer];
     const struct plan_layer *l = &c->p->layers[layer];
     const double away = ram + reads, cpu = cpu_experts_s(c, k, away, reads, reading_s);
-    if (!l->dense_on_gpu && l->experts[PLAN_VRAM] == 0) return cpu;
-    const double hand_off = l->dense_on_gpu ? c->hand_off_s * fmin(1, away) : c->hand_off_s;
-    return fmax(over(c->m->n_used * k->expert_bytes, c->vram), cpu + hand_off);
+    if (!l->router_on_gpu) return cpu;
+    return fmax(over(c->m->n_used * k->expert_bytes, c->vram), cpu + c->hand_off_s * fmin(1, away));
 }
 
 /* Expected time over how many of the chosen experts are where, choices taken as independent (a replayed trace agrees: 92 % of
@@ -254,9 +253,21 @@ static void count_experts(const struct costing *c, uint32_t layer, struct plan_p
     use(to, PLAN_RES_CPU, miss * used * submit_s / c->threads);
     use(to, PLAN_RES_DRIVE,
         over(miss * used * bytes, cost_drive_rate(c->f, c->r->drive, bytes / EXPERT_EXTENTS, MOST_IN_FLIGHT)));
-    if (!l->dense_on_gpu) return;
+    if (!l->router_on_gpu) return;
     use(to, PLAN_RES_VRAM, over(l->hit_vram * used * k->expert_bytes, c->vram));
     use(to, PLAN_RES_LINK, times(1 - pow(l->hit_vram, used), c->hand_off_s));
+}
+
+/* Of a layer's two halves, attention and the rest, the share that the GPU computes. */
+static double gpu_share(const struct plan_layer *l) { return (l->attention_on_gpu + l->router_on_gpu) / 2.0; }
+
+/* How often a layer without its experts is handed to the CPU: attention over a cache in RAM, and each stretch of halves that are
+ * the CPU's own at its beginning. */
+static double hand_offs(const struct costing *c, uint32_t layer) {
+    const struct plan_layer *l = &c->p->layers[layer];
+    if (!c->gpu) return 0;
+    if (l->attention_on_gpu) return !l->kv_on_gpu + !l->router_on_gpu;
+    return layer == 0 || l[-1].router_on_gpu;
 }
 
 /* A layer without its experts, `depth` tokens in the cache. */
@@ -267,13 +278,15 @@ static double dense_layer_s(const struct costing *c, uint32_t layer, double dept
     const double cpu = k->dense_s + (l->kv_on_gpu ? 0 : over(kv_bytes, c->ram * kv_read_share));
     const double gpu = over(k->dense_vram_bytes + (l->kv_on_gpu ? kv_bytes : 0), c->vram);
     const double tail = over(cpu_tail_bytes * (c->threads - 1), c->ram);
-    const double fixed = l->dense_on_gpu ? c->gpu_layer_s : cpu_layer_s + tail + MEETINGS_A_LAYER * c->f->barrier_s;
-    const double hand_off = l->dense_on_gpu && !l->kv_on_gpu ? c->hand_off_s : 0;
+    const double share = gpu_share(l), gpu_fixed = share * c->gpu_layer_s,
+                 cpu_fixed = (1 - share) * (cpu_layer_s + tail + MEETINGS_A_LAYER * c->f->barrier_s),
+                 hand_off = hand_offs(c, layer) * c->hand_off_s;
     use(to, PLAN_RES_RAM, cpu);
     use(to, PLAN_RES_VRAM, gpu);
-    use(to, l->dense_on_gpu ? PLAN_RES_GPU : PLAN_RES_CPU, fixed);
+    use(to, PLAN_RES_GPU, gpu_fixed);
+    use(to, PLAN_RES_CPU, cpu_fixed);
     use(to, PLAN_RES_LINK, hand_off);
-    return cpu + gpu + fixed + hand_off;
+    return cpu + gpu + gpu_fixed + cpu_fixed + hand_off;
 }
 
 static void conclude(struct plan_prediction *to, double seconds, double tokens) {
@@ -360,14 +373,16 @@ static void add_batch_layer(const struct costing *c, uint32_t layer, double n, s
     const double bytes = (double)c->p->classes[l->class].slot_bytes;
     sum->cpu_s += fmax(n * k->dense_batch_s * slowdown(n), k->dense_floor_s);
     sum->drive_s += over(distinct * away * bytes, cost_drive_rate(c->f, c->r->drive, bytes / EXPERT_EXTENTS, MOST_IN_FLIGHT));
-    if (l->dense_on_gpu) {
-        sum->gpu_s += c->gpu_layer_s + over(n * k->dense_gpu_macs + pairs * k->expert_macs, c->gpu->batch_macs_per_s);
+    const double share = gpu_share(l);
+    if (share > 0)
+        sum->gpu_s += share * c->gpu_layer_s +
+                      over(n * k->dense_gpu_macs + (l->router_on_gpu ? pairs * k->expert_macs : 0), c->gpu->batch_macs_per_s);
+    if (l->router_on_gpu)
         add_missing(c, k, distinct * outside, pairs * outside, sum);
-    } else {
+    else
         sum->cpu_s += fmax(times(pairs * outside, k->expert_batch_s) * slowdown(pairs / distinct),
                            times(distinct * outside, k->expert_floor_s));
-        sum->cpu_s += n * cpu_token_layer_s / c->threads_batch;
-    }
+    sum->cpu_s += (1 - share) * n * cpu_token_layer_s / c->threads_batch;
 }
 
 /* Seconds of one ubatch of `n` tokens without attention. Reads run under the compute of the layers before (streaming, section

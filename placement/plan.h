@@ -27,7 +27,13 @@ enum plan_kind {
 
 /* ---- the model ---------------------------------------------------------------------------------------------------- */
 
-enum plan_role { PLAN_ROLE_DENSE, PLAN_ROLE_HEAD, PLAN_ROLE_EMBEDDING, PLAN_ROLE_EXPERTS };
+enum plan_role {
+    PLAN_ROLE_ATTENTION, /* of a layer: matrices and norms */
+    PLAN_ROLE_ROUTER,    /* of a layer, with the norm before it */
+    PLAN_ROLE_HEAD,
+    PLAN_ROLE_EMBEDDING,
+    PLAN_ROLE_EXPERTS
+};
 
 enum { PLAN_NO_LAYER = UINT32_MAX };
 
@@ -60,8 +66,9 @@ enum plan_kv { PLAN_KV_F16, PLAN_KV_Q8_0, PLAN_KV_Q4_0, PLAN_KV_F32, PLAN_KV_TYP
 const char *plan_kv_name(enum plan_kv type); /* "f16" */
 
 /* -ot: tensors whose name matches stay in a tier. For experts VRAM means "must be there", RAM "not in VRAM", NVMe "neither";
- * a rule for one of an expert's matrices moves the whole expert, the slowest tier named wins. The first rule that matches a
- * tensor decides, and wins over n_cpu_moe. */
+ * a rule for one of an expert's matrices moves the whole expert, the slowest tier named wins. So it is with a layer's attention,
+ * its router with the norm before it, and the head, each of which is computed where it lies: VRAM or RAM. The first rule that
+ * matches a tensor decides, and wins over gpu_layers and n_cpu_moe. Experts can be in VRAM only where their router is. */
 enum { PLAN_MAX_PATTERN = 200 };
 struct plan_rule {
     char pattern[PLAN_MAX_PATTERN]; /* searched in the name: POSIX extended regular expression; \d, \w and (?:...) understood */
@@ -85,7 +92,7 @@ struct plan_request {       /* zero is not a default everywhere: start from plan
     bool kv_on_host;         /* -nkvo */
     bool use_gpu;            /* VRAM may be used (facts.gpus[gpu] exists) */
     uint32_t gpu, drive;     /* indices into the facts */
-    uint32_t gpu_layers;     /* -ngl: the last N layers; the head goes with N > n_layers; PLAN_ALL_LAYERS */
+    uint32_t gpu_layers;     /* -ngl: attention, routers and experts of the last N layers at most; the head with N > n_layers; PLAN_ALL_LAYERS */
     uint32_t cpu_moe_layers; /* -ncmoe: experts of the first N layers not in VRAM; -cmoe: PLAN_ALL_LAYERS */
     uint32_t max_slots;      /* experts in RAM at most; 0: as memory allows */
     uint32_t n_rules;
@@ -131,7 +138,7 @@ enum { PLAN_MAX_CLASSES = 16 };
 
 struct plan_layer {
     uint8_t class; /* index into plan.classes */
-    bool dense_on_gpu, kv_on_gpu;
+    bool attention_on_gpu, router_on_gpu, kv_on_gpu;
     bool may_vram, may_ram;       /* bounds on its experts */
     bool must_vram;               /* they were asked to be there */
     uint32_t experts[PLAN_TIERS]; /* adds up to n_experts */
@@ -149,6 +156,7 @@ struct plan_gain { /* what more memory would give */
 struct plan {
     bool use_gpu;                           /* false although asked for: see gpu_note */
     const char *gpu_note;                   /* why the GPU stays idle; static text or NULL */
+    bool head_on_gpu;
     uint64_t ram_budget, vram_budget;       /* resolved */
     uint64_t bytes[PLAN_TIERS][PLAN_KINDS]; /* PLAN_NVME: experts without a slot, as they are in the file */
     uint64_t vram_ring_bytes; /* of VRAM's scratch: slots that experts pass through */

@@ -99,14 +99,31 @@ static enum err match_rule(const struct planning *g, uint32_t rule, uint32_t *fi
 
 /* ---- bounds --------------------------------------------------------------------------------------------------------- */
 
-static void bound_layers(const struct planning *g) {
+/* Where the part of the network is computed that a tensor belongs to: a layer's attention, its router, the head. NULL: of none. */
+static bool *part_of(const struct planning *g, const struct plan_tensor *t) {
+    if (t->role == PLAN_ROLE_HEAD) return &g->p->head_on_gpu;
+    if (t->layer >= g->m->n_layers) return NULL;
+    if (t->role == PLAN_ROLE_ATTENTION) return &g->p->layers[t->layer].attention_on_gpu;
+    return t->role == PLAN_ROLE_ROUTER ? &g->p->layers[t->layer].router_on_gpu : NULL;
+}
+
+static void bound_dense(const struct planning *g) {
     const uint32_t n = g->m->n_layers, on_gpu = g->gpu ? g->r->gpu_layers < n ? g->r->gpu_layers : n : 0;
-    for (uint32_t l = 0; l < n; l++) {
+    for (uint32_t l = 0; l < n; l++) g->p->layers[l].attention_on_gpu = g->p->layers[l].router_on_gpu = l >= n - on_gpu;
+    g->p->head_on_gpu = g->gpu && g->r->gpu_layers > n;
+}
+
+/* Experts, the cache and single tensors follow. */
+static void bound_rest(const struct planning *g) {
+    for (uint32_t l = 0; l < g->m->n_layers; l++) {
         struct plan_layer *layer = &g->p->layers[l];
-        layer->dense_on_gpu = l >= n - on_gpu;
-        layer->kv_on_gpu = layer->dense_on_gpu && !g->r->kv_on_host;
-        layer->may_vram = layer->dense_on_gpu && l >= g->r->cpu_moe_layers;
+        layer->kv_on_gpu = layer->attention_on_gpu && !g->r->kv_on_host;
+        layer->may_vram = layer->router_on_gpu && l >= g->r->cpu_moe_layers;
         layer->may_ram = true;
+    }
+    for (uint32_t i = 0; i < g->m->n_tensors; i++) {
+        const bool *at = part_of(g, &g->m->tensors[i]);
+        g->tensor_tier[i] = at && *at ? PLAN_VRAM : PLAN_RAM;
     }
 }
 
@@ -117,6 +134,10 @@ static enum err bound_experts(const struct planning *g, const struct plan_tensor
         if (!g->gpu)
             return fail(why, ERR_ARGUMENT, "-ot ...=CUDA0 wants '%.*s' in VRAM, but no GPU is used", (int)t->name.len,
                         t->name.ptr);
+        if (!layer->router_on_gpu)
+            return fail(why, ERR_ARGUMENT,
+                        "-ot ...=CUDA0 wants '%.*s' in VRAM, but experts are there only where their router is: a larger -ngl, or "
+                        "a rule blk.%u.ffn_gate_inp=CUDA0", (int)t->name.len, t->name.ptr, t->layer);
         g->must_vram[t->layer] = true;
     } else if (tier == PLAN_NVME) {
         layer->may_ram = false;
@@ -124,14 +145,17 @@ static enum err bound_experts(const struct planning *g, const struct plan_tensor
     return ERR_NONE;
 }
 
-static enum err bound_dense(const struct planning *g, uint32_t i, enum plan_tier tier, struct reason *why) {
-    const struct plan_tensor *t = &g->m->tensors[i];
+/* *moved_out: a rule sent the part to the CPU; another one for another tensor of it does not take it back. */
+static enum err move_part(const struct planning *g, const struct plan_tensor *t, enum plan_tier tier, bool *moved_out, struct reason *why) {
+    bool *at = part_of(g, t);
     if (tier == PLAN_NVME)
         return fail(why, ERR_ARGUMENT, "-ot ...=NVME matches '%.*s': only experts can stay on the drive", (int)t->name.len,
                     t->name.ptr);
     if (tier == PLAN_VRAM && !g->gpu)
         return fail(why, ERR_ARGUMENT, "-ot ...=CUDA0 wants '%.*s' in VRAM, but no GPU is used", (int)t->name.len, t->name.ptr);
-    if (t->role != PLAN_ROLE_EMBEDDING) g->tensor_tier[i] = tier; /* one row a token is read: not worth VRAM */
+    if (!at) return ERR_NONE; /* the embedding: one row a token is read, not worth VRAM */
+    *moved_out |= tier == PLAN_RAM;
+    *at = !*moved_out;
     return ERR_NONE;
 }
 
@@ -149,35 +173,43 @@ static void settle_experts(const struct planning *g, const uint32_t *first) {
     }
 }
 
-static enum err apply_rules(const struct planning *g, uint32_t *first, struct reason *why) {
+static enum err match_rules(const struct planning *g, uint32_t *first, struct reason *why) {
     for (uint32_t i = 0; i < g->m->n_tensors; i++) first[i] = NO_RULE;
     for (uint32_t i = 0; i < g->r->n_rules; i++) TRY(match_rule(g, i, first, why));
+    return ERR_NONE;
+}
+
+/* moved_out: [2 * n_layers + 1] a layer's attention, its router, ..., the head. */
+static enum err move_parts(const struct planning *g, const uint32_t *first, bool *moved_out, struct reason *why) {
     for (uint32_t i = 0; i < g->m->n_tensors; i++) {
-        if (first[i] == NO_RULE) continue;
-        const enum plan_tier tier = g->r->rules[first[i]].tier;
-        if (g->m->tensors[i].role == PLAN_ROLE_EXPERTS)
-            TRY(bound_experts(g, &g->m->tensors[i], tier, why));
-        else
-            TRY(bound_dense(g, i, tier, why));
+        const struct plan_tensor *t = &g->m->tensors[i];
+        if (first[i] == NO_RULE || t->role == PLAN_ROLE_EXPERTS) continue;
+        const uint32_t part = t->layer < g->m->n_layers ? 2 * t->layer + (t->role == PLAN_ROLE_ROUTER) : 2 * g->m->n_layers;
+        TRY(move_part(g, t, g->r->rules[first[i]].tier, &moved_out[part], why));
     }
+    return ERR_NONE;
+}
+
+static enum err move_experts(const struct planning *g, const uint32_t *first, struct reason *why) {
+    for (uint32_t i = 0; i < g->m->n_tensors; i++)
+        if (first[i] != NO_RULE && g->m->tensors[i].role == PLAN_ROLE_EXPERTS)
+            TRY(bound_experts(g, &g->m->tensors[i], g->r->rules[first[i]].tier, why));
     settle_experts(g, first);
     return ERR_NONE;
 }
 
 enum err plan_set_bounds(struct planning *g, struct reason *why) {
     const struct plan_model *m = g->m;
-    bound_layers(g);
-    for (uint32_t i = 0; i < m->n_tensors; i++) {
-        const struct plan_tensor *t = &m->tensors[i];
-        const bool on_gpu = t->role == PLAN_ROLE_DENSE && t->layer < m->n_layers
-                                ? g->p->layers[t->layer].dense_on_gpu
-                                : t->role != PLAN_ROLE_EMBEDDING && g->gpu && g->r->gpu_layers > m->n_layers;
-        g->tensor_tier[i] = on_gpu ? PLAN_VRAM : PLAN_RAM;
-    }
-    if (!g->r->n_rules) return ERR_NONE;
+    bound_dense(g);
+    if (!g->r->n_rules) return bound_rest(g), ERR_NONE;
     uint32_t *first = calloc_checked(m->n_tensors, sizeof *first);
-    if (!first) return fail(why, ERR_NO_MEMORY, "no memory to match -ot against %u tensors", m->n_tensors);
-    const enum err code = apply_rules(g, first, why);
+    bool *moved_out = calloc_checked(2 * (uint64_t)m->n_layers + 1, sizeof *moved_out);
+    enum err code = first && moved_out ? ERR_NONE : fail(why, ERR_NO_MEMORY, "no memory to match -ot against %u tensors", m->n_tensors);
+    if (!code) code = match_rules(g, first, why);
+    if (!code) code = move_parts(g, first, moved_out, why);
+    if (!code) bound_rest(g);
+    if (!code) code = move_experts(g, first, why);
     free(first);
+    free(moved_out);
     return code;
 }

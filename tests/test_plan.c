@@ -180,7 +180,7 @@ static void check_plan(const char *label, const struct plan_model *m, const stru
     CHECK(p->bytes[PLAN_RAM][PLAN_KV] + p->bytes[PLAN_VRAM][PLAN_KV] == kv);
     for (uint32_t l = 0; l < m->n_layers; l++) {
         CHECK(!r->kv_on_host || !p->layers[l].kv_on_gpu);
-        CHECK(l + (uint64_t)r->gpu_layers >= m->n_layers || !p->layers[l].dense_on_gpu);
+        CHECK(l + (uint64_t)r->gpu_layers >= m->n_layers || !(p->layers[l].attention_on_gpu || p->layers[l].router_on_gpu));
         if (r->n_rules == 0 && l < r->cpu_moe_layers) CHECK(p->layers[l].experts[PLAN_VRAM] == 0);
     }
     for (int t = 0; t < 2; t++) {
@@ -418,6 +418,7 @@ static void rules_are_followed(void **state) {
     assert_int_equal(p.rule_matches[1], 38); /* one matrix takes the whole expert along */
     assert_int_equal(p.rule_matches[2], 48);
     for (uint32_t l = 0; l < 48; l++) {
+        assert_true(!p.layers[l].attention_on_gpu && !p.layers[l].kv_on_gpu && p.layers[l].router_on_gpu);
         assert_true(l >= 5 || p.layers[l].experts[PLAN_NVME] == 128);
         assert_true(l < 10 || p.layers[l].experts[PLAN_VRAM] == 0);
         assert_true(l < 5 || l > 9 || p.layers[l].experts[PLAN_VRAM] == 128);
@@ -434,6 +435,60 @@ static void rules_are_followed(void **state) {
     r.vram_budget = 2 * GIB;
     assert_int_equal(open_with("exps=CUDA0", f, &r, rules, &p, &why), ERR_LIMIT);
     assert_non_null(strstr(why.text, "--vram-budget"));
+}
+
+/* A layer's attention, its router and the head each are where the slowest rule for one of their tensors says. */
+static void rules_move_whole_parts(void **state) {
+    (void)state;
+    const struct facts *f = machines[n_machine_files + 2];
+    struct plan_rule rules[PLAN_MAX_RULES];
+    struct plan_request r;
+    struct plan p;
+    struct reason why = {{0}};
+    plan_request_default(&r);
+    r.use_gpu = true;
+    r.context_tokens = 4096;
+    assert_int_equal(open_with("blk\\.3\\.attn_k=CPU,blk\\.3\\.attn=CUDA0,blk\\.4\\.ffn_gate_inp=CPU,^output\\.=CPU", f, &r, rules, &p, &why), ERR_NONE);
+    for (uint32_t l = 0; l < 48; l++) {
+        assert_int_equal(p.layers[l].attention_on_gpu, l != 3);
+        assert_int_equal(p.layers[l].router_on_gpu, l != 4);
+        assert_true(l != 4 || p.layers[l].experts[PLAN_VRAM] == 0);
+    }
+    assert_false(p.head_on_gpu);
+    assert_int_equal(p.bytes[PLAN_RAM][PLAN_KV], 4096 * p.kv_bytes_per_token / 48);
+    check_plan("parts", &big.model, &r, &p);
+    plan_close(&p);
+
+    r.gpu_layers = 10;
+    assert_int_equal(open_with("blk\\.5\\.ffn_gate_inp=CUDA0,blk\\.5\\..*exps=CUDA0,^output\\.=CUDA0", f, &r, rules, &p, &why), ERR_NONE);
+    assert_true(p.head_on_gpu && p.layers[5].router_on_gpu && !p.layers[5].attention_on_gpu && p.layers[5].experts[PLAN_VRAM] == 128);
+    plan_close(&p);
+    assert_int_equal(open_with("blk\\.5\\..*exps=CUDA0", f, &r, rules, &p, &why), ERR_ARGUMENT);
+    assert_non_null(strstr(why.text, "where their router is"));
+}
+
+/* Each layer more on a GPU that holds them all makes a token faster, and takes from RAM what it adds to VRAM. */
+static void more_gpu_layers_are_faster(void **state) {
+    (void)state;
+    double before = 0;
+    uint64_t dense = 0;
+    for (uint32_t layers = 1; layers <= 49; layers += layers == 1 ? 5 : 6) {
+        struct facts f = *machines[n_machine_files + 2];
+        struct plan_request r;
+        struct plan p;
+        plan_request_default(&r);
+        f.gpus[0].vram_bytes = f.gpus[0].vram_free_bytes = 64 * GIB;
+        r.use_gpu = true;
+        r.context_tokens = 4096;
+        r.gpu_layers = layers;
+        assert_int_equal(plan_open(&big.model, &f, &r, &p, NULL), ERR_NONE);
+        if (p.decode.known && p.decode.tokens_per_s <= before) fail_test("-ngl %u: %.1f tok/s, %.1f before", layers, p.decode.tokens_per_s, before);
+        const uint64_t both = p.bytes[PLAN_RAM][PLAN_DENSE] + p.bytes[PLAN_VRAM][PLAN_DENSE];
+        assert_true(p.bytes[PLAN_VRAM][PLAN_DENSE] > dense && both > 0);
+        before = p.decode.tokens_per_s;
+        dense = p.bytes[PLAN_VRAM][PLAN_DENSE];
+        plan_close(&p);
+    }
 }
 
 static void bad_rules_are_named(void **state) {
@@ -479,7 +534,7 @@ static void layer_bounds_choose_layers(void **state) {
     r.cpu_moe_layers = 40;
     assert_int_equal(plan_open(&big.model, machines[n_machine_files + 2], &r, &p, NULL), ERR_NONE);
     for (uint32_t l = 0; l < 48; l++) { /* -ngl counts from the end, -ncmoe from the start */
-        assert_int_equal(p.layers[l].dense_on_gpu, l >= 38);
+        assert_true(p.layers[l].attention_on_gpu == (l >= 38) && p.layers[l].router_on_gpu == (l >= 38));
         assert_int_equal(p.layers[l].experts[PLAN_VRAM], l >= 40 ? 128 : 0);
     }
     const uint64_t with_head = p.bytes[PLAN_RAM][PLAN_DENSE];
@@ -767,7 +822,7 @@ static void enormous_numbers_are_refused(void **state) {
             struct plan_tensor *t = &c.model.tensors[k];
             if (i == 0 && t->role == PLAN_ROLE_EXPERTS) t->bytes = t->room_bytes = UINT64_MAX / 2;
             if (i == 1 && t->role == PLAN_ROLE_EXPERTS) t->bytes = t->room_bytes = UINT64_MAX / 20;
-            if (i == 2 && t->role == PLAN_ROLE_DENSE) t->bytes = t->room_bytes = UINT64_MAX / 3;
+            if (i == 2 && t->role == PLAN_ROLE_ATTENTION) t->bytes = t->room_bytes = UINT64_MAX / 3;
             if (i == 3 && t->role == PLAN_ROLE_EMBEDDING) t->bytes = t->room_bytes = UINT64_MAX;
         }
         if (i == 4) c.model.kv_width = UINT64_MAX / 4;
@@ -864,6 +919,7 @@ int main(void) {
         cmocka_unit_test(more_ram_is_never_worse),      cmocka_unit_test(more_vram_is_never_worse),
         cmocka_unit_test(single_slots_are_never_lost),  cmocka_unit_test(refusals_are_exact),
         cmocka_unit_test(advised_contexts_fit), cmocka_unit_test(contexts_yield_to_experts),         cmocka_unit_test(rules_are_followed),
+        cmocka_unit_test(rules_move_whole_parts),       cmocka_unit_test(more_gpu_layers_are_faster),
         cmocka_unit_test(bad_rules_are_named),          cmocka_unit_test(layer_bounds_choose_layers),
         cmocka_unit_test(kv_types_change_bytes),        cmocka_unit_test(slots_share_memory_evenly),
         cmocka_unit_test(many_sizes_share_classes),     cmocka_unit_test(hot_experts_come_first),

@@ -308,6 +308,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .device = c->on_input ? "cpu" : device_of(o),
         .vram_budget = o->vram_budget < 0 ? 0 : (uint64_t)o->vram_budget,
         .vram_reserve = o->vram_reserve < 0 ? 0 : (uint64_t)o->vram_reserve,
+        .gpu_layers = o->gpu_layers > 0 ? (uint32_t)o->gpu_layers : 0, /* none at all: device_of() */
         .cpu_moe_layers = o->cpu_moe ? PLAN_ALL_LAYERS : (uint32_t)o->n_cpu_moe,
         .kv_on_host = !o->kv_offload,
         .max_slots = (uint32_t)o->expert_slots,

@@ -55,6 +55,14 @@ static void add_machine(const struct plan_report *r, struct text *out) {
     text_addf(out, "\n");
 }
 
+/* What the CPU computes although a GPU is used. */
+static void add_host_parts(const struct plan *p, struct text *out) {
+    uint32_t attention = 0, routers = 0;
+    for (uint32_t l = 0; l < p->n_layers; l++) attention += !p->layers[l].attention_on_gpu, routers += !p->layers[l].router_on_gpu;
+    if (!p->use_gpu || (!attention && !routers && p->head_on_gpu)) return;
+    text_addf(out, "note      the CPU computes attention of %u layers, all experts of %u%s\n", attention, routers, p->head_on_gpu ? "" : ", and the head");
+}
+
 static void add_head(const struct plan_report *r, struct text *out) {
     const struct plan *p = r->plan;
     add_machine(r, out);
@@ -65,6 +73,7 @@ static void add_head(const struct plan_report *r, struct text *out) {
     text_addf(out, "context   %" PRIu64 " tokens, K %s, V %s: %.1f KiB a token\n", p->context_tokens,
               plan_kv_name(r->request->type_k), plan_kv_name(r->request->type_v), (double)p->kv_bytes_per_token / 1024);
     if (p->gpu_note) text_addf(out, "note      the GPU is not used: %s\n", p->gpu_note);
+    add_host_parts(p, out);
     if (r->cpu_build && p->use_gpu)
         text_addf(out, "note      this build has no GPU kernels: commands run as with --vram-budget 0\n");
     for (uint32_t i = 0; i < r->request->n_rules; i++)
@@ -244,9 +253,9 @@ static void add_layers_json(const struct plan *p, struct text *out) {
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const struct plan_layer *layer = &p->layers[l];
         text_addf(out,
-                  "%s{\"class\": %u, \"dense_on_gpu\": %s, \"kv_on_gpu\": %s, \"vram\": %u, \"ram\": %u, \"nvme\": %u, "
+                  "%s{\"class\": %u, \"attention_on_gpu\": %s, \"router_on_gpu\": %s, \"kv_on_gpu\": %s, \"vram\": %u, \"ram\": %u, \"nvme\": %u, "
                   "\"hit_vram\": %.6g, \"hit_ram\": %.6g}",
-                  l ? ", " : "", layer->class, boolean(layer->dense_on_gpu), boolean(layer->kv_on_gpu),
+                  l ? ", " : "", layer->class, boolean(layer->attention_on_gpu), boolean(layer->router_on_gpu), boolean(layer->kv_on_gpu),
                   layer->experts[PLAN_VRAM], layer->experts[PLAN_RAM], layer->experts[PLAN_NVME], layer->hit_vram,
                   layer->hit_ram);
     }
@@ -275,7 +284,7 @@ void plan_report_json(const struct plan_report *r, struct text *out) {
     text_addf(out,
               ", \"context_tokens\": %" PRIu64 ", \"kv\": {\"k\": \"%s\", \"v\": \"%s\", \"bytes_per_token\": %" PRIu64 "}",
               p->context_tokens, plan_kv_name(r->request->type_k), plan_kv_name(r->request->type_v), p->kv_bytes_per_token);
-    text_addf(out, ", \"use_gpu\": %s, \"gpu_note\": ", boolean(p->use_gpu));
+    text_addf(out, ", \"use_gpu\": %s, \"head_on_gpu\": %s, \"gpu_note\": ", boolean(p->use_gpu), boolean(p->head_on_gpu));
     if (p->gpu_note)
         cli_add_json_string(span_of(p->gpu_note), out);
     else

@@ -100,11 +100,12 @@ static void set_gpu_request(const struct engine *e, const struct engine_options 
     r->vram_overhead = memory.overhead + (gpu.emulated ? 0 : graphs_and_modules) + VRAM_ROUNDING;
     if (o->vram_budget) r->vram_budget = o->vram_budget;
     if (o->vram_reserve) r->vram_reserve = o->vram_reserve;
+    if (o->gpu_layers) r->gpu_layers = o->gpu_layers;
     r->cpu_moe_layers = o->cpu_moe_layers;
     r->kv_on_host = o->kv_on_host;
     r->rules = o->rules;
     r->n_rules = o->n_rules;
-    r->process_bytes += vram_host_bytes(e->model, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host);
+    r->process_bytes += vram_host_bytes(e->model, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host, o->gpu_layers || o->n_rules);
 }
 
 static enum err make_plan(struct engine *e, const struct engine_options *o, const struct facts *facts, uint64_t process_bytes,
@@ -180,9 +181,16 @@ static uint64_t resident_expert_bytes(const struct plan *p) {
     return bytes;
 }
 
-/* With a GPU the CPU needs the embedding and the norms. */
-static void only_for_cpu(const struct model *m, bool *wanted) {
+/* With a GPU the CPU needs the embedding, the norms, and what it computes itself. */
+static void only_for_cpu(const struct model *m, const struct plan *p, bool *wanted) {
     for (size_t i = 0; i < m->n_tensors; i++) wanted[i] &= &m->tensors[i] == m->embedding || m->tensors[i].ne[1] <= 1;
+    for (uint32_t l = 0; l < m->shape.n_layers; l++) {
+        const struct model_layer *from = &m->layers[l];
+        const struct model_tensor *const attention[] = {from->attn_q, from->attn_k, from->attn_v, from->attn_output};
+        for (int k = 0; k < 4 && !p->layers[l].attention_on_gpu; k++) wanted[attention[k] - m->tensors] = true;
+        if (!p->layers[l].router_on_gpu) wanted[from->router - m->tensors] = true;
+    }
+    if (!p->head_on_gpu) wanted[m->output - m->tensors] = true;
 }
 
 static bool vram_progress(void *ctx, uint64_t done) {
@@ -206,7 +214,7 @@ static enum err load(struct engine *e, const struct engine_options *o, struct re
     bool *wanted = calloc_checked(e->model->n_tensors, sizeof *wanted);
     if (!wanted) return fail(why, ERR_NO_MEMORY, "no memory for the tensor list");
     network_wanted(e->model, false, wanted);
-    if (e->gpu) only_for_cpu(e->model, wanted);
+    if (e->gpu) only_for_cpu(e->model, &e->plan, wanted);
     struct loading l = {.o = o};
     for (size_t i = 0; i < e->model->n_tensors; i++) l.dense += wanted[i] ? e->model->tensors[i].bytes : 0;
     l.total = l.dense + (o->fill_first ? resident_expert_bytes(&e->plan) : 0);

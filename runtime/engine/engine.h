@@ -49,6 +49,7 @@ struct engine_options {
     const char *device;      /* "cpu", "cuda", "cuda:1", "host"; NULL: a GPU if there is one */
     uint64_t vram_budget;    /* bytes, everything counted; 0: what is free, less vram_reserve */
     uint64_t vram_reserve;   /* 0: see struct plan_request */
+    uint32_t gpu_layers;     /* 0: all of them */
     uint32_t cpu_moe_layers;
     bool kv_on_host;
     const struct plan_rule *rules; /* borrowed during engine_open() */

@@ -25,7 +25,7 @@ struct engine {
     struct weights weights; /* dense */
     struct experts *experts;
     struct network network;
-    struct gpu *gpu;   /* NULL: none is used; all layers are on it otherwise */
+    struct gpu *gpu;   /* NULL: none is used */
     struct vram *vram; /* NULL without a GPU */
     struct timeline *timeline; /* NULL: none is kept */
     struct moves *moves; /* NULL: nothing moves */

@@ -41,6 +41,7 @@ static void share_again(const float *logits, uint32_t n_used, const int32_t *exp
 
 static void show_choice(struct graph *g, uint32_t layer) {
     const uint32_t used = g->net->shape->n_experts_used, x = g->net->shape->n_experts;
+    if (g->vram) return; /* told later, and not to be replaced */
     for (uint32_t t = 0; g->hook.on_experts && t < g->batch->n; t++) {
         g->hook.on_experts(g->hook.ctx, layer, g->batch->first + t, false, g->expert + t * used);
         share_again(g->router + (size_t)t * x, used, g->expert + t * used, g->share + t * used);

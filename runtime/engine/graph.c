@@ -136,6 +136,18 @@ static enum err compute(struct graph *g, struct pool *pool, struct reason *why) 
     return g->failed ? g->failed : e;
 }
 
+void run_heads(struct graph *g, struct pool *pool, uint32_t from) {
+    const struct batch *b = g->batch;
+    const uint64_t vocab = g->net->head.rows;
+    for (g->head_from = from; g->head_from < b->n; g->head_from += g->head_count) {
+        const uint32_t left = b->n - g->head_from;
+        g->head_count = left < HEAD_TOKENS ? left : HEAD_TOKENS;
+        run_workers(g, pool, some_heads, g);
+        for (uint32_t i = 0; b->on_logits && i < g->head_count; i++)
+            b->on_logits(b->ctx, b->first + g->head_from + i, g->head_logits + i * vocab);
+    }
+}
+
 void graph_set_batch(struct graph *g, const struct batch *batch) {
     g->batch = batch;
     g->in.n = g->attended.n = batch->n;
@@ -150,15 +162,8 @@ enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch
     if (g->vram) return run_gpu(g, pool, batch, why);
     TRY(compute(g, pool, why));
     if (!batch->on_logits) return ERR_NONE;
-    const uint64_t vocab = g->net->head.rows;
     const uint64_t skip = batch->logits_from > batch->first ? batch->logits_from - batch->first : 0;
-    for (g->head_from = skip < batch->n ? (uint32_t)skip : batch->n; g->head_from < batch->n; g->head_from += g->head_count) {
-        const uint32_t left = batch->n - g->head_from;
-        g->head_count = left < HEAD_TOKENS ? left : HEAD_TOKENS;
-        run_workers(g, pool, some_heads, g);
-        for (uint32_t i = 0; i < g->head_count; i++)
-            batch->on_logits(batch->ctx, batch->first + g->head_from + i, g->head_logits + i * vocab);
-    }
+    run_heads(g, pool, skip < batch->n ? (uint32_t)skip : batch->n);
     return ERR_NONE;
 }
 

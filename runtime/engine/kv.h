@@ -14,7 +14,7 @@ struct kv {
     uint64_t capacity; /* tokens */
     uint32_t n_layers, n_heads, head_dim;
 
-    bool in_vram;      /* base is NULL then */
+    bool in_vram;      /* layers whose attention is there; base is NULL when those are all */
     uint32_t sequence; /* its number on the device */
     uint32_t n_pages;
     uint32_t *pages;   /* [n_pages] */

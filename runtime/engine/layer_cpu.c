@@ -80,7 +80,7 @@ void attention_cpu(struct step *s, uint32_t layer) {
     attend(s, layer);
 }
 
-bool layer_cpu(struct step *s, uint32_t layer) {
+void attention_half(struct step *s, uint32_t layer) {
     struct graph *g = s->g;
     const struct network_layer *l = &g->net->layers[layer];
     const struct model_shape *shape = g->net->shape;
@@ -101,9 +101,17 @@ bool layer_cpu(struct step *s, uint32_t layer) {
     step_show(s, INPUT_ATTN_OUTPUT, layer, -1, &g->attended, NULL, n);
     const struct job output = dense_job(&l->output, &g->attended, NULL, n, g->projected);
     step_jobs(s, &output, 1);
-
     for (uint32_t t = s->me->index; t < n; t += s->me->count) g->ops->axpy(1, g->projected + t * e, e, g->x + t * e);
-    norm_tokens(s, l->ffn_norm, l->int8_ffn_in); /* the same tokens, so no meeting in between */
+}
+
+bool experts_half(struct step *s, uint32_t layer) {
+    const struct network_layer *l = &s->g->net->layers[layer];
+    norm_tokens(s, l->ffn_norm, l->int8_ffn_in);
     step_end(s);
     return experts_cpu(s, layer);
+}
+
+bool layer_cpu(struct step *s, uint32_t layer) {
+    attention_half(s, layer);
+    return experts_half(s, layer); /* its norm takes the same tokens: no meeting in between */
 }

@@ -1,6 +1,6 @@
 /* A forward pass on the device. Steps of a few tokens are one launch, during which the worker pool answers the device's mails:
- * experts without a slot, attention of layers whose KV cache is in RAM. Prompts go layer by layer in up to two lanes, so that the
- * CPU computes one lane's experts while the device is at the other's attention.
+ * experts without a slot, attention of layers whose KV cache is in RAM, halves of layers that the device has not at all. Prompts go
+ * layer by layer in up to two lanes, so that the CPU computes one lane's experts while the device is at the other's attention.
  *
  * Which experts are computed where changes sums by rounding only; what the device computes itself is bit for bit the same. */
 #include <pthread.h>
@@ -31,7 +31,8 @@ static void note_routes(const struct graph *g, uint32_t layer, uint64_t first, c
 
 /* ---- mails ---------------------------------------------------------------------------------------------------------- */
 
-enum serving_act { SERVE_EXPERTS, SERVE_ATTENTION, SERVE_END };
+enum serving_act { SERVE_EXPERTS, SERVE_ATTENTION, SERVE_HALVES, SERVE_END };
+static const char *const act_names[] = {"missing experts", "attention", "layers"};
 
 struct serving {
     struct graph *g;
@@ -47,6 +48,10 @@ struct serving {
 
 static bool reached(uint32_t flag, uint32_t wanted) { return (int32_t)(flag - wanted) >= 0; }
 static uint32_t look(const volatile uint32_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+
+static enum serving_act act_of(uint32_t kind) {
+    return kind == GPU_MAIL_HALVES ? SERVE_HALVES : kind == GPU_MAIL_ATTENTION ? SERVE_ATTENTION : SERVE_EXPERTS;
+}
 
 /* Will no word come any more? Its first error is the device's to tell. An emulated one answers no questions while it computes. */
 static bool has_failed(const struct serving *s) {
@@ -65,14 +70,14 @@ static void await_word(struct serving *s) {
         if (reached(look(&v->shared->mail->number), s->answered + 1)) {
             s->seen_ns = clock_ns();
             s->layer = v->shared->mail->layer;
-            s->act = v->shared->mail->kind == GPU_MAIL_ATTENTION ? SERVE_ATTENTION : SERVE_EXPERTS;
+            s->act = act_of(v->shared->mail->kind);
             return;
         }
         if (reached(look(&v->shared->result->number), s->step)) break;
         if (s->g->moves && moves_stage(s->g->moves)) continue;
         __builtin_ia32_pause();
         if (spins % SPINS) continue;
-        if (v->all_resident && !v->kv_on_host) nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+        if (v->all_resident && !v->kv_on_host && !v->host_halves) nanosleep(&(struct timespec){0, NAP_NS}, NULL);
         s->lost = naps++ % CHECK_NAPS == 0 && has_failed(s);
         s->hung = !s->lost && patience_ends(&patience);
         if (s->lost || s->hung) break;
@@ -130,6 +135,31 @@ static void attend_for_device(struct step *s, uint32_t layer, const float *rows,
     step_end(s);
 }
 
+/* One half of a layer for the graph's batch; false: g->failed says why. */
+static bool half_by_host(struct step *s, uint32_t half) {
+    if (half % 2) return experts_half(s, half / 2);
+    attention_half(s, half / 2);
+    return true;
+}
+
+/* The first half that a mail about halves of a layer asks for, and all that follow up to the device's next. The rows of tokens are
+ * copied by the workers that compute them (step.h). */
+static void serve_halves(struct step *s) {
+    struct graph *g = s->g;
+    const struct vram *v = g->vram;
+    const uint32_t n = g->batch->n, layer = v->shared->mail->layer, all = 2 * v->n_layers, used = g->net->shape->n_experts_used;
+    const size_t e = g->in.k;
+    bool ok = !g->failed;
+    for (uint32_t t = s->me->index; t < n; t += s->me->count) memcpy(g->x + t * e, v->shared->mail_input + t * e, e * sizeof(float));
+    for (uint32_t half = 2 * layer + !vram_on_host(v, 2 * layer); ok && half < all && vram_on_host(v, half); half++) {
+        ok = half_by_host(s, half);
+        if (ok && half % 2 && s->me->index == 0)
+            memcpy(v->shared->routes + (size_t)(half / 2) * GPU_STEP_TOKENS * used, g->expert, (size_t)n * used * sizeof *g->expert);
+    }
+    for (uint32_t t = s->me->index; t < n; t += s->me->count) memcpy(v->shared->answer_values + t * e, g->x + t * e, e * sizeof(float));
+    step_end(s);
+}
+
 static void serve(const struct worker *me, void *ctx) {
     struct serving *sv = ctx;
     struct graph *g = sv->g;
@@ -140,6 +170,7 @@ static void serve(const struct worker *me, void *ctx) {
         step_end(&s);
         if (sv->act == SERVE_END) return;
         if (sv->act == SERVE_EXPERTS) serve_experts(&s);
+        else if (sv->act == SERVE_HALVES) serve_halves(&s);
         else attend_for_device(&s, g->vram->shared->mail->layer, g->vram->shared->mail_input, g->vram->shared->answer_values);
         if (me->index != 0) continue;
         struct gpu_answer *answer = g->vram->shared->answer;
@@ -148,7 +179,7 @@ static void serve(const struct worker *me, void *ctx) {
         __atomic_store_n(&answer->number, sv->answered, __ATOMIC_RELEASE);
         g->mails.mails++;
         g->mails.ns += clock_ns() - sv->seen_ns;
-        timeline_add(g->timeline, TIMELINE_CPU, sv->act == SERVE_EXPERTS ? "missing experts" : "attention", sv->layer, sv->seen_ns);
+        timeline_add(g->timeline, TIMELINE_CPU, act_names[sv->act], sv->layer, sv->seen_ns);
     }
 }
 
@@ -258,6 +289,7 @@ struct lane_run {
     struct gpu_batch part;
     struct gpu_batch_routes routes;
     uint32_t layer;
+    uint32_t half;         /* of a layer, to be computed next: see vram_on_host() */
     bool untold;           /* nobody has seen the routes of told_layer, which are on their way or here */
     uint32_t told_layer;
     /* scratch of the layer at hand, [n_experts] each, shared by the lanes */
@@ -379,12 +411,54 @@ static enum err tell_routes(struct lane_run *r, const struct batch *b, struct re
     return ERR_NONE;
 }
 
-static enum err start_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+static void compute_half(const struct worker *me, void *ctx) {
+    struct lane_run *r = ctx;
+    struct step s = {r->g, me, 0};
+    if (r->half % 2 == 0) rope_tables(&s);
+    (void)half_by_host(&s, r->half);
+}
+
+/* The halves that are the CPU's from the lane's next one on, if it is; the residual stream comes over and goes back. */
+static enum err host_halves(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    struct graph *g = r->g;
+    struct vram *v = g->vram;
+    struct batch own;
+    const uint32_t all = 2 * v->n_layers;
+    float *hidden = v->hidden[r->part.lane];
+    if (r->half >= all || !vram_on_host(v, r->half)) return ERR_NONE;
+    TRY(tell_routes(r, b, why));
+    v->ops->batch_take(v->net, &r->part, hidden, v->ready[r->part.lane]);
+    TRY(await_lane(r, "wait for the residual stream", b, why));
+    take_scratch_for(r, &own, b);
+    memcpy(g->x, hidden, (size_t)r->part.n * g->in.k * sizeof *hidden);
+    for (; r->half < all && vram_on_host(v, r->half); r->half++) {
+        const uint64_t since = timeline_now(g->timeline);
+        run_workers(g, pool, compute_half, r);
+        timeline_add(g->timeline, TIMELINE_CPU, r->half % 2 ? "experts" : "attention", r->half / 2, since);
+        if (g->failed) return g->failed;
+        if (r->half % 2) note_routes(g, r->half / 2, r->part.first, g->expert, r->part.n);
+        if (b->should_stop && b->should_stop(b->ctx)) return fail(why, ERR_CANCELLED, "stopped between layers");
+    }
+    memcpy(hidden, g->x, (size_t)r->part.n * g->in.k * sizeof *hidden);
+    v->ops->batch_give(v->net, &r->part, hidden);
+    return ERR_NONE;
+}
+
+static enum err device_attention(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = r->g->vram;
-    if (v->kv_on_host) TRY(host_attention(r, pool, b, why));
-    const uint32_t span = v->kv_on_host ? UINT32_MAX : show_phase(r, "attention");
-    if (!v->kv_on_host) v->ops->batch_attention(v->net, &r->part, r->layer);
+    r->half++;
+    if (v->kv_on_host) return host_attention(r, pool, b, why);
+    const uint32_t span = show_phase(r, "attention");
+    v->ops->batch_attention(v->net, &r->part, r->layer);
     timeline_device_end(r->g->timeline, span);
+    return ERR_NONE;
+}
+
+static enum err start_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    TRY(host_halves(r, pool, b, why));
+    if (r->half == 2 * r->layer) TRY(device_attention(r, pool, b, why));
+    TRY(host_halves(r, pool, b, why));
+    if (r->half != 2 * r->layer + 1) return ERR_NONE;
     TRY(tell_routes(r, b, why));
     launch_layer(r);
     return ERR_NONE;
@@ -436,10 +510,11 @@ static enum err compute_both(struct lane_run *r, struct pool *pool, const struct
     return g->failed ? g->failed : e;
 }
 
-/* The experts the device has no slots for, and the sum. */
+/* The experts the device has no slots for, and the sum; unless the host has had that half. */
 static enum err end_layer(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = r->g->vram;
     const float *rest = NULL;
+    if (r->half > 2 * r->layer + 1) return r->layer++, ERR_NONE;
     if (!v->all_resident) {
         TRY(await_lane(r, "wait for routes", b, why));
         TRY(tell_routes(r, b, why));
@@ -449,6 +524,7 @@ static enum err end_layer(struct lane_run *r, struct pool *pool, const struct ba
     v->ops->batch_combine(v->net, &r->part, r->layer, rest);
     timeline_device_end(r->g->timeline, span);
     r->layer++;
+    r->half++;
     return b->should_stop && b->should_stop(b->ctx) ? fail(why, ERR_CANCELLED, "stopped between layers") : ERR_NONE;
 }
 
@@ -468,7 +544,7 @@ static enum err run_lanes(struct lane_run *lanes, uint32_t n_lanes, struct pool 
 }
 
 /* Logits of the batch's tokens from `from` on, some at a time. */
-static enum err lane_logits(struct lane_run *r, uint32_t from, const struct batch *b, struct reason *why) {
+static enum err device_logits(struct lane_run *r, uint32_t from, const struct batch *b, struct reason *why) {
     struct graph *g = r->g;
     struct vram *v = g->vram;
     const uint64_t vocab = g->net->head.rows;
@@ -489,11 +565,30 @@ static uint32_t first_wanted(const struct lane_run *r, const struct batch *b) {
     return b->logits_from <= first ? 0 : b->logits_from - first < r->part.n ? (uint32_t)(b->logits_from - first) : r->part.n;
 }
 
+/* The same by the CPU's head. */
+static enum err host_logits(struct lane_run *r, struct pool *pool, uint32_t from, const struct batch *b, struct reason *why) {
+    struct graph *g = r->g;
+    struct vram *v = g->vram;
+    struct batch own;
+    v->ops->batch_take(v->net, &r->part, v->hidden[r->part.lane], v->ready[r->part.lane]);
+    TRY(await_lane(r, "wait for the residual stream", b, why));
+    take_scratch_for(r, &own, b);
+    memcpy(g->x, v->hidden[r->part.lane], (size_t)r->part.n * g->in.k * sizeof *g->x);
+    run_heads(g, pool, from);
+    return ERR_NONE;
+}
+
+static enum err lane_logits(struct lane_run *r, struct pool *pool, const struct batch *b, struct reason *why) {
+    const uint32_t from = first_wanted(r, b);
+    return r->g->vram->host_head ? host_logits(r, pool, from, b, why) : device_logits(r, from, b, why);
+}
+
 /* Run the lanes, and the logits that are wanted. */
 static enum err run_prompt(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
     struct vram *v = g->vram;
     struct lane_run lanes[GPU_LANES] = {{0}};
-    const uint32_t n_lanes = !v->all_resident && b->n >= TWO_LANES_TOKENS ? 2 : 1, half = (b->n + n_lanes - 1) / n_lanes;
+    const bool cpu_works = !v->all_resident || v->host_halves;
+    const uint32_t n_lanes = cpu_works && b->n >= TWO_LANES_TOKENS ? 2 : 1, half = (b->n + n_lanes - 1) / n_lanes;
     struct arena scratch;
     TRY(arena_open(&scratch, v->n_experts * (sizeof(struct gpu_batch_expert) + sizeof(uint32_t) + 1) + 3 * 64, why));
     struct lane_run lane = {.g = g};
@@ -506,7 +601,7 @@ static enum err run_prompt(struct graph *g, struct pool *pool, const struct batc
     }
     enum err e = run_lanes(lanes, n_lanes, pool, b, why);
     for (uint32_t i = 0; i < n_lanes && !e; i++)
-        if (b->on_logits || (b->want_logits && i + 1 == n_lanes)) e = lane_logits(&lanes[i], first_wanted(&lanes[i], b), b, why);
+        if (b->on_logits || (b->want_logits && i + 1 == n_lanes)) e = lane_logits(&lanes[i], pool, b, why);
     struct reason ignored;
     if (e && v->ops->sync(v->gpu, GPU_COMPUTE, v->patience_ns, &ignored)) {} /* what was launched reads the lanes' buffers */
     arena_close(&scratch);
@@ -516,9 +611,15 @@ static enum err run_prompt(struct graph *g, struct pool *pool, const struct batc
 
 /* ---- both ----------------------------------------------------------------------------------------------------------- */
 
-static void give_step_logits(struct graph *g, const struct batch *b) {
+static void give_step_logits(struct graph *g, struct pool *pool, const struct batch *b) {
     const uint64_t vocab = g->net->head.rows;
     const float *logits = g->vram->shared->logits;
+    if (g->vram->host_head) {
+        const uint64_t skip = !b->on_logits ? b->n - 1 : b->logits_from > b->first ? b->logits_from - b->first : 0;
+        memcpy(g->x, logits, b->n * g->in.k * sizeof *logits);
+        if (b->on_logits || b->want_logits) run_heads(g, pool, skip < b->n ? (uint32_t)skip : b->n);
+        return;
+    }
     if (b->want_logits) memcpy(g->head_logits, logits + (b->n - 1) * vocab, vocab * sizeof *logits);
     for (uint32_t t = 0; b->on_logits && t < b->n; t++)
         if (b->first + t >= b->logits_from) b->on_logits(b->ctx, b->first + t, logits + t * vocab);
@@ -537,6 +638,6 @@ enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, stru
     if (g->moves) moves_advance(g->moves, e ? 0 : b->n);
     if (e) return e;
     if (code) return *why = left, code;
-    if (step) give_step_logits(g, b);
+    if (step) give_step_logits(g, pool, b);
     return ERR_NONE;
 }

@@ -42,10 +42,12 @@ static void add(struct filling *f, const struct model_tensor *t, enum plan_role 
 
 static void add_layer(struct filling *f, uint32_t i) {
     const struct model_layer *l = &f->m->layers[i];
-    const struct model_tensor *const dense[] = {l->attn_norm,   l->attn_q,      l->attn_k,   l->attn_v, l->attn_output,
-                                                l->attn_q_norm, l->attn_k_norm, l->ffn_norm, l->router};
+    const struct model_tensor *const attention[] = {l->attn_norm,   l->attn_q,      l->attn_k,     l->attn_v,
+                                                    l->attn_output, l->attn_q_norm, l->attn_k_norm};
     const struct model_tensor *const experts[] = {l->gate, l->up, l->down};
-    for (size_t k = 0; k < sizeof dense / sizeof *dense; k++) add(f, dense[k], PLAN_ROLE_DENSE, i);
+    for (size_t k = 0; k < sizeof attention / sizeof *attention; k++) add(f, attention[k], PLAN_ROLE_ATTENTION, i);
+    add(f, l->ffn_norm, PLAN_ROLE_ROUTER, i);
+    add(f, l->router, PLAN_ROLE_ROUTER, i);
     for (size_t k = 0; k < sizeof experts / sizeof *experts; k++) add(f, experts[k], PLAN_ROLE_EXPERTS, i);
 }
 

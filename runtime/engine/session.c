@@ -11,16 +11,25 @@ struct session {
     uint64_t length;
     float *logits;       /* [n_vocab], of tokens[length - 1] when logits_valid */
     bool logits_valid;
+    uint64_t kv_room;    /* of the engine's, taken */
 };
+
+/* Bytes that a token takes in RAM: of the layers whose cache is not in VRAM. */
+static uint64_t ram_bytes_per_token(const struct engine *e) {
+    uint32_t layers = 0;
+    for (uint32_t l = 0; l < e->plan.n_layers; l++) layers += !e->plan.layers[l].kv_on_gpu;
+    return kv_bytes_per_token(&e->model->shape, e->kv_type) / e->plan.n_layers * layers;
+}
 
 static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct reason *why) {
     if (e->vram && !e->vram->kv_on_host) {
         const uint64_t most = (uint64_t)e->vram->n_pages * GPU_PAGE_TOKENS;
-        return n_ctx <= most ? ERR_NONE
-                             : fail(why, ERR_LIMIT, "a context of %llu tokens is more than the %llu that VRAM was set aside for; use -c when the model is loaded",
-                                    (unsigned long long)n_ctx, (unsigned long long)most);
+        if (n_ctx > most)
+            return fail(why, ERR_LIMIT, "a context of %llu tokens is more than the %llu that VRAM was set aside for; use -c when the model is loaded",
+                        (unsigned long long)n_ctx, (unsigned long long)most);
     }
-    const uint64_t per_token = kv_bytes_per_token(&e->model->shape, e->kv_type);
+    const uint64_t per_token = ram_bytes_per_token(e);
+    if (per_token == 0) return ERR_NONE;
     uint64_t kv;
     if (!size_mul(per_token, n_ctx, &kv))
         return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)n_ctx);
@@ -28,6 +37,17 @@ static enum err check_capacity(const struct engine *e, uint64_t n_ctx, struct re
     return fail(why, ERR_LIMIT, "a context of %llu tokens needs %llu MiB for its KV cache, %llu MiB more than the budget leaves; "
                 "-c %llu would fit", (unsigned long long)n_ctx, (unsigned long long)(kv >> 20),
                 (unsigned long long)((kv - e->kv_room + (1 << 20) - 1) >> 20), (unsigned long long)(e->kv_room / per_token));
+}
+
+/* Rows in RAM, pages in VRAM, or both: each layer uses its own. Rows of layers that use none are address space, never memory. */
+static enum err open_cache(struct session *s, uint64_t n_ctx, struct reason *why) {
+    struct engine *e = s->engine;
+    const uint64_t bytes = ram_bytes_per_token(e) * n_ctx;
+    if (bytes) TRY(kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why));
+    if (e->vram && !e->vram->kv_on_host) TRY(vram_open_kv(e->vram, n_ctx, &s->kv, why));
+    s->kv_room = bytes < e->kv_room ? bytes : e->kv_room;
+    e->kv_room -= s->kv_room;
+    return ERR_NONE;
 }
 
 enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, struct reason *why) {
@@ -38,11 +58,9 @@ enum err session_open(struct engine *e, uint64_t n_ctx, struct session **out, st
     struct session *s = calloc_checked(1, sizeof *s);
     if (!s) return fail(why, ERR_NO_MEMORY, "no memory for a session");
     s->engine = e;
-    const bool in_vram = e->vram && !e->vram->kv_on_host;
-    enum err code = in_vram ? vram_open_kv(e->vram, n_ctx, &s->kv, why) : kv_open(&e->model->shape, e->kv_type, n_ctx, &s->kv, why);
+    enum err code = open_cache(s, n_ctx, why);
     s->tokens = calloc_checked(n_ctx, sizeof *s->tokens);
     s->logits = calloc_checked(e->model->shape.n_vocab, sizeof *s->logits);
-    if (!code) e->kv_room -= s->kv.bytes < e->kv_room ? s->kv.bytes : e->kv_room;
     if (!code && (!s->tokens || !s->logits)) code = fail(why, ERR_NO_MEMORY, "no memory for a session of %llu tokens", (unsigned long long)n_ctx);
     if (code) session_close(&s);
     *out = s;
@@ -53,9 +71,9 @@ void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
     *session = NULL;
-    s->engine->kv_room += s->kv.bytes;
+    s->engine->kv_room += s->kv_room;
     if (s->kv.in_vram) vram_close_kv(s->engine->vram, &s->kv);
-    else kv_close(&s->kv);
+    kv_close(&s->kv);
     free(s->tokens);
     free(s->logits);
     free(s);

@@ -104,6 +104,8 @@ void rope_tables(struct step *s);
 void graph_set_batch(struct graph *g, const struct batch *batch);
 /* fn on every worker of the pool, with fresh counters. */
 void run_workers(struct graph *g, struct pool *pool, void (*fn)(const struct worker *, void *), void *ctx);
+/* Logits of the batch's tokens from `from` on, by the CPU from g->x: to on_logits in order, or of the last one alone to g->head_logits. */
+void run_heads(struct graph *g, struct pool *pool, uint32_t from);
 /* graph_run() on the device (layer_gpu.c). */
 enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) MUST_USE;
 
@@ -141,6 +143,9 @@ void step_jobs(struct step *s, const struct job *jobs, uint32_t n_jobs);
 
 /* One transformer layer for the graph's batch (layer_cpu.c). False: g->failed says why; all workers return it together. */
 bool layer_cpu(struct step *s, uint32_t layer);
+/* Its halves, each from its norm to the residual. A token's row of g->x is read and written by the same worker at both ends: t % count. */
+void attention_half(struct step *s, uint32_t layer);
+bool experts_half(struct step *s, uint32_t layer);
 
 /* Of it, what lies between q, k, v in g->q, k, v and g->attended: norms, rotation, the cache, attention. rope_tables() before. */
 void attention_cpu(struct step *s, uint32_t layer);

@@ -33,21 +33,34 @@ static uint64_t device_bytes(const struct vram *v, enum tensor_type type, uint64
 
 static uint64_t matrix_bytes(const struct vram *v, const struct model_tensor *t) { return device_bytes(v, t->type, t->ne[1], t->ne[0]); }
 
-static uint64_t norms_bytes(const struct model_shape *s) {
-    return round_up(s->n_embd * sizeof(float), ALIGN) * (2 * (uint64_t)s->n_layers + 1) +
-           round_up(s->head_dim * sizeof(float), ALIGN) * 2 * s->n_layers;
+/* The matrices of a layer, or behind the last layer the head, that go to the device; NULL: none. */
+enum { DENSE = 5 };
+static void dense_of(const struct opening *p, uint32_t i, const struct model_tensor *out[DENSE]) {
+    memset(out, 0, DENSE * sizeof *out);
+    if (i == p->m->shape.n_layers) {
+        if (!p->v->host_head) out[0] = p->m->output;
+        return;
+    }
+    const struct model_layer *l = &p->m->layers[i];
+    const struct gpu_layer *to = &p->v->layers[i];
+    if (!to->host_attention) out[0] = l->attn_q, out[1] = l->attn_k, out[2] = l->attn_v, out[3] = l->attn_output;
+    if (!to->host_experts) out[4] = l->router;
 }
 
-static void dense_of(const struct model_layer *l, const struct model_tensor *out[5]) {
-    out[0] = l->attn_q, out[1] = l->attn_k, out[2] = l->attn_v, out[3] = l->attn_output, out[4] = l->router;
+static uint64_t norms_bytes(const struct opening *p) {
+    const uint64_t wide = round_up(p->m->shape.n_embd * sizeof(float), ALIGN), head = round_up(p->m->shape.head_dim * sizeof(float), ALIGN);
+    uint64_t bytes = wide; /* the head's */
+    for (uint32_t i = 0; i < p->m->shape.n_layers; i++)
+        bytes += (p->v->layers[i].host_attention ? 0 : wide + 2 * head) + (p->v->layers[i].host_experts ? 0 : wide);
+    return bytes;
 }
 
 static uint64_t dense_bytes(const struct opening *p) {
-    uint64_t bytes = norms_bytes(&p->m->shape) + matrix_bytes(p->v, p->m->output);
-    for (uint32_t i = 0; i < p->m->shape.n_layers; i++) {
-        const struct model_tensor *t[5];
-        dense_of(&p->m->layers[i], t);
-        for (int k = 0; k < 5; k++) bytes += matrix_bytes(p->v, t[k]);
+    uint64_t bytes = norms_bytes(p);
+    for (uint32_t i = 0; i <= p->m->shape.n_layers; i++) {
+        const struct model_tensor *t[DENSE];
+        dense_of(p, i, t);
+        for (int k = 0; k < DENSE; k++) bytes += t[k] ? matrix_bytes(p->v, t[k]) : 0;
     }
     return bytes;
 }
@@ -56,9 +69,9 @@ static uint64_t dense_bytes(const struct opening *p) {
 static uint64_t staging_bytes(const struct opening *p) {
     uint64_t most = 0;
     for (uint32_t i = 0; i <= p->m->shape.n_layers; i++) {
-        const struct model_tensor *t[5] = {p->m->output, NULL, NULL, NULL, NULL};
-        if (i < p->m->shape.n_layers) dense_of(&p->m->layers[i], t);
-        for (int k = 0; k < 5; k++)
+        const struct model_tensor *t[DENSE];
+        dense_of(p, i, t);
+        for (int k = 0; k < DENSE; k++)
             if (t[k] && is_large(p, t[k]) && !p->v->ops->types[t[k]->type].same_layout && t[k]->bytes > most) most = t[k]->bytes;
     }
     return most;
@@ -78,10 +91,10 @@ uint64_t vram_staging_bytes(const struct model *m) { return upload_bytes(expert_
 
 static uint64_t page_bytes(const struct model_shape *s) { return (uint64_t)s->n_kv_heads * GPU_PAGE_TOKENS * s->head_dim * 2; }
 
-uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host) {
+uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host, bool parts_on_host) {
     const struct model_shape *s = &m->shape;
     const uint64_t qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim, f = sizeof(float);
-    const uint64_t lane = ubatch * f * (2 * s->n_embd + (kv_on_host ? 2 * qw + 2 * kw : 0) + 2 * s->n_experts_used);
+    const uint64_t lane = ubatch * f * ((parts_on_host ? 3 : 2) * s->n_embd + (kv_on_host ? 2 * qw + 2 * kw : 0) + 2 * s->n_experts_used);
     const uint64_t shared = GPU_STEP_TOKENS * f * (s->n_vocab + 2 * (qw + 2 * kw) + 2 * s->n_embd) + (64 << 10);
     return GPU_LANES * lane + shared + vram_staging_bytes(m);
 }
@@ -104,20 +117,29 @@ static enum err put_matrix(struct opening *p, const struct model_tensor *t, stru
 
 static bool told_to_stop(const struct opening *p) { return p->o->on_load && p->o->on_load(p->o->ctx, upload_done_bytes(p->upload)); }
 
-static enum err put_layer(struct opening *p, uint32_t i, struct reason *why) {
+static enum err put_attention(struct opening *p, uint32_t i, struct reason *why) {
     const struct model_layer *from = &p->m->layers[i];
     const struct network_layer *net = &p->o->net->layers[i];
     const struct model_shape *s = &p->m->shape;
     struct gpu_layer *to = &p->v->layers[i];
     to->attn_norm = put_floats(p, net->attn_norm, s->n_embd);
-    to->ffn_norm = put_floats(p, net->ffn_norm, s->n_embd);
     to->q_norm = put_floats(p, net->q_norm, s->head_dim);
     to->k_norm = put_floats(p, net->k_norm, s->head_dim);
     TRY(put_matrix(p, from->attn_q, &to->q, why));
     TRY(put_matrix(p, from->attn_k, &to->k, why));
     TRY(put_matrix(p, from->attn_v, &to->v, why));
-    TRY(put_matrix(p, from->attn_output, &to->output, why));
-    TRY(put_matrix(p, from->router, &to->router, why));
+    return put_matrix(p, from->attn_output, &to->output, why);
+}
+
+static enum err put_layer(struct opening *p, uint32_t i, struct reason *why) {
+    const struct model_layer *from = &p->m->layers[i];
+    const struct model_shape *s = &p->m->shape;
+    struct gpu_layer *to = &p->v->layers[i];
+    if (!to->host_attention) TRY(put_attention(p, i, why));
+    if (!to->host_experts) {
+        to->ffn_norm = put_floats(p, p->o->net->layers[i].ffn_norm, s->n_embd);
+        TRY(put_matrix(p, from->router, &to->router, why));
+    }
     to->gate_type = from->gate->type;
     to->up_type = from->up ? from->up->type : from->gate->type;
     to->down_type = from->down->type;
@@ -136,7 +158,7 @@ static enum err put_dense(struct opening *p, struct reason *why) {
     if (p->staging_bytes) TRY(v->ops->alloc(v->gpu, GPU_USE_SCRATCH, p->staging_bytes, &p->staging, why));
     for (uint32_t i = 0; i < p->m->shape.n_layers; i++) TRY(put_layer(p, i, why));
     p->output_norm = put_floats(p, p->o->net->output_norm, p->m->shape.n_embd);
-    TRY(put_matrix(p, p->m->output, &p->head, why));
+    if (!v->host_head) TRY(put_matrix(p, p->m->output, &p->head, why));
     TRY(upload_flush(p->upload, why));
     if (p->staging_bytes) v->ops->free(v->gpu, GPU_USE_SCRATCH, p->staging, p->staging_bytes);
     p->staging_bytes = 0;
@@ -147,9 +169,11 @@ static enum err put_dense(struct opening *p, struct reason *why) {
 
 static enum err open_pages(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
-    v->kv_on_host = !p->o->plan->layers[0].kv_on_gpu;
+    const uint64_t page = page_bytes(&p->m->shape);
+    uint64_t layers = 0;
+    for (uint32_t l = 0; l < v->n_layers; l++) layers += p->o->plan->layers[l].kv_on_gpu;
+    v->kv_on_host = layers == 0;
     if (v->kv_on_host) return ERR_NONE;
-    const uint64_t layers = p->m->shape.n_layers, page = page_bytes(&p->m->shape);
     const uint64_t n = (p->o->plan->context_tokens + GPU_PAGE_TOKENS - 1) / GPU_PAGE_TOKENS;
     if (n > UINT32_MAX || !size_mul(n * 2 * layers, page, &v->kv_bytes))
         return fail(why, ERR_LIMIT, "a context of %llu tokens overflows the address space; use -c", (unsigned long long)p->o->plan->context_tokens);
@@ -158,9 +182,12 @@ static enum err open_pages(struct opening *p, struct reason *why) {
     if (!v->free_pages) return fail(why, ERR_NO_MEMORY, "no memory for the list of KV pages");
     for (uint32_t i = 0; i < v->n_pages; i++) v->free_pages[i] = v->n_pages - 1 - i;
     TRY(v->ops->alloc(v->gpu, GPU_USE_KV, v->kv_bytes, &v->kv, why));
-    for (uint64_t i = 0; i < layers; i++) {
-        p->v->layers[i].keys = v->kv + 2 * i * n * page;
-        p->v->layers[i].values = p->v->layers[i].keys + n * page;
+    gpu_ptr at = v->kv;
+    for (uint32_t l = 0; l < v->n_layers; l++) {
+        if (!p->o->plan->layers[l].kv_on_gpu) continue;
+        v->layers[l].keys = at;
+        v->layers[l].values = at + n * page;
+        at += 2 * n * page;
     }
     return ERR_NONE;
 }
@@ -183,7 +210,9 @@ void vram_close_kv(struct vram *v, struct kv *kv) {
     for (uint32_t i = 0; i < kv->n_pages; i++) v->free_pages[v->n_free_pages++] = kv->pages[i];
     v->sequences &= ~(1u << kv->sequence);
     free(kv->pages);
-    *kv = (struct kv){0};
+    kv->pages = NULL;
+    kv->n_pages = 0;
+    kv->in_vram = false;
 }
 
 enum err vram_grow_kv(struct vram *v, struct kv *kv, uint64_t tokens, struct reason *why) {
@@ -294,7 +323,7 @@ static enum err put_experts(struct opening *p, struct reason *why) {
         for (uint32_t e = 0; e < plan->n_experts; e++) {
             const uint32_t id = l * plan->n_experts + e;
             if (plan->expert_tier[id] != PLAN_VRAM || c->used + c->spare >= c->n) {
-                v->all_resident = false;
+                v->all_resident &= v->layers[l].host_experts;
                 continue;
             }
             const gpu_ptr to = c->base + c->used++ * c->bytes;
@@ -367,6 +396,12 @@ static enum err open_network(struct opening *p, struct reason *why) {
     return ERR_NONE;
 }
 
+static bool has_attention(const struct vram *v) {
+    bool any = false;
+    for (uint32_t l = 0; l < v->n_layers; l++) any |= !v->layers[l].host_attention;
+    return any;
+}
+
 static enum err open_lanes(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
     const struct model_shape *s = &p->m->shape;
@@ -374,19 +409,33 @@ static enum err open_lanes(struct opening *p, struct reason *why) {
     v->rest_bytes = n * s->n_embd;
     v->attended_bytes = n * qw;
     v->qkv_bytes = n * (qw + 2 * kw);
+    v->hidden_bytes = n * s->n_embd;
     gpu_ptr mapped;
     void *at;
     for (int i = 0; i < GPU_LANES; i++) {
         TRY(v->ops->event_open(v->gpu, &v->ready[i], why));
         TRY(v->ops->alloc_pinned(v->gpu, v->rest_bytes, &at, &mapped, why));
         v->rest[i] = at;
-        if (!v->kv_on_host) continue;
+        if (v->host_halves || v->host_head) {
+            TRY(v->ops->alloc_pinned(v->gpu, v->hidden_bytes, &at, &mapped, why));
+            v->hidden[i] = at;
+        }
+        if (!v->kv_on_host || !has_attention(v)) continue;
         TRY(v->ops->alloc_pinned(v->gpu, v->attended_bytes, &at, &mapped, why));
         v->attended[i] = at;
         TRY(v->ops->alloc_pinned(v->gpu, v->qkv_bytes, &at, &mapped, why));
         v->qkv[i] = at;
     }
     return ERR_NONE;
+}
+
+static void divide_layers(struct vram *v, const struct plan *plan) {
+    v->host_head = !plan->head_on_gpu;
+    for (uint32_t l = 0; l < v->n_layers; l++) {
+        v->layers[l].host_attention = !plan->layers[l].attention_on_gpu;
+        v->layers[l].host_experts = !plan->layers[l].router_on_gpu;
+        v->host_halves |= v->layers[l].host_attention || v->layers[l].host_experts;
+    }
 }
 
 static enum err open_parts(struct opening *p, struct reason *why) {
@@ -399,6 +448,7 @@ static enum err open_parts(struct opening *p, struct reason *why) {
     v->layers = calloc_checked(v->n_layers, sizeof *v->layers);
     if (!v->slot_of || !v->classes || !v->layer_class || !v->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
     for (uint32_t l = 0; l < v->n_layers; l++) v->layer_class[l] = p->o->plan->layers[l].class;
+    divide_layers(v, p->o->plan);
     TRY(upload_open(v->gpu, p->o->fetch, expert_file_bytes(p->m), &p->upload, why));
     TRY(put_dense(p, why));
     TRY(open_pages(p, why));
@@ -442,6 +492,7 @@ void vram_close(struct vram **vram) {
         if (v->rest[i]) v->ops->free_pinned(g, v->rest[i], v->rest_bytes);
         if (v->attended[i]) v->ops->free_pinned(g, v->attended[i], v->attended_bytes);
         if (v->qkv[i]) v->ops->free_pinned(g, v->qkv[i], v->qkv_bytes);
+        if (v->hidden[i]) v->ops->free_pinned(g, v->hidden[i], v->hidden_bytes);
     }
     if (v->embedding) v->ops->unpin(g, v->embedding, v->embedding_bytes);
     if (v->slots) v->ops->free(g, GPU_USE_EXPERTS, v->slots, v->slots_bytes);

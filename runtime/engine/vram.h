@@ -52,8 +52,10 @@ struct vram {
     const struct gpu_shared *shared;
     struct gpu_layer *layers;  /* [n_layers] */
     uint32_t n_layers, n_experts;
-    bool all_resident;  /* every expert has a slot: no mails about experts */
-    bool kv_on_host;
+    bool all_resident;  /* every expert has a slot, of layers whose router is here: no mails about experts */
+    bool kv_on_host;    /* attention that is here finds its KV cache in RAM, or there is none */
+    bool host_halves;   /* some of the layers' halves are the CPU's: gpu_layer.host_attention, host_experts */
+    bool host_head;
     bool emulated;
     uint64_t patience_ns;
     bool hangs;         /* the device did not come to an end when it was told to: nothing can be asked of it any more */
@@ -78,12 +80,18 @@ struct vram {
     uint32_t prepared;           /* bit i: steps of 1 << i tokens are captured */
     float *rest[GPU_LANES];      /* pinned [ubatch][E] the host's share of a lane */
     float *attended[GPU_LANES], *qkv[GPU_LANES]; /* pinned, with kv_on_host */
+    float *hidden[GPU_LANES];    /* pinned [ubatch][E], with host_halves or host_head */
     struct gpu_event *ready[GPU_LANES];
-    uint64_t rest_bytes, attended_bytes, qkv_bytes;
+    uint64_t rest_bytes, attended_bytes, qkv_bytes, hidden_bytes;
 };
 
-/* RAM that an open one takes beside the embedding: staging, shared blocks, lanes. */
-uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host);
+/* Halves of layers in order: attention 2l, router and experts 2l + 1. Is it the CPU's? */
+static inline bool vram_on_host(const struct vram *v, uint32_t half) {
+    return half % 2 ? v->layers[half / 2].host_experts : v->layers[half / 2].host_attention;
+}
+
+/* RAM that an open one takes beside the embedding: staging, shared blocks, lanes. `parts_on_host`: halves of layers, or the head. */
+uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host, bool parts_on_host);
 /* VRAM that is taken beside everything else while a model is loaded. */
 uint64_t vram_staging_bytes(const struct model *m);
 
@@ -101,7 +109,8 @@ uint64_t vram_expert_room(const struct vram *v); /* bytes of the largest expert 
  * device, in use until the stream has passed. from[] as gpu_ops.upload takes it. */
 void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot);
 
-/* A sequence's cache in VRAM: `kv` gets a number and, as it grows, pages. ERR_LIMIT: too many sequences. */
+/* A sequence's cache in VRAM: `kv` gets a number and, as it grows, pages; rows that it has in RAM for other layers stay as they are.
+ * ERR_LIMIT: too many sequences. */
 enum err vram_open_kv(struct vram *v, uint64_t capacity, struct kv *kv, struct reason *why) MUST_USE;
 void vram_close_kv(struct vram *v, struct kv *kv);
 /* Room for positions [0, tokens). ERR_LIMIT: other sequences hold the pages. */

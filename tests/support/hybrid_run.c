@@ -21,6 +21,9 @@ static void watch(void *ctx, uint32_t layer, uint64_t position, bool expected, i
 }
 
 struct engine *open_engine(const struct run *r, struct reason *why) {
+    struct plan_rule rules[8];
+    uint32_t n_rules = 0;
+    if (r->rules && plan_parse_rules(r->rules, rules, &n_rules, 8, why)) return NULL;
     const struct engine_options o = {.model_path = r->path ? r->path : hybrid_model,
                                      .threads = r->threads ? r->threads : 2,
                                      .ubatch = r->ubatch ? r->ubatch : 32,
@@ -28,6 +31,9 @@ struct engine *open_engine(const struct run *r, struct reason *why) {
                                      .vram_budget = r->vram_budget ? r->vram_budget : (uint64_t)200 << 20,
                                      .kv_on_host = r->kv_on_host,
                                      .cpu_moe_layers = r->cpu_moe,
+                                     .gpu_layers = r->gpu_layers,
+                                     .rules = rules,
+                                     .n_rules = n_rules,
                                      .max_slots = r->slots,
                                      .fill_first = r->fill_first,
                                      .kv_tokens = 512,

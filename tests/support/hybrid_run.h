@@ -24,7 +24,8 @@ struct seen {
 struct run {
     uint64_t vram_budget;
     bool on_cpu, kv_on_host, fill_first;
-    uint32_t slots, cpu_moe, threads, ubatch;
+    uint32_t slots, cpu_moe, gpu_layers, threads, ubatch;
+    const char *rules; /* as -ot has them; NULL: none */
     const char *path;
     uint32_t shuffle, pass_from;
     struct text *timeline; /* written here at the end; may be NULL */

@@ -29,12 +29,12 @@ struct mix {
 };
 
 static void add_layer(struct plan_case *c, const struct shape *s, const struct mix *m, uint32_t l, bool large) {
-    add(c, "attn_norm.weight", PLAN_ROLE_DENSE, TYPE_F32, l, s->embd, 1);
-    add(c, "attn_q.weight", PLAN_ROLE_DENSE, m->attention, l, s->embd, s->q_width);
-    add(c, "attn_k.weight", PLAN_ROLE_DENSE, m->attention, l, s->embd, s->kv_width);
-    add(c, "attn_v.weight", PLAN_ROLE_DENSE, large ? m->v : m->attention, l, s->embd, s->kv_width);
-    add(c, "attn_output.weight", PLAN_ROLE_DENSE, m->attention, l, s->q_width, s->embd);
-    add(c, "ffn_gate_inp.weight", PLAN_ROLE_DENSE, TYPE_F32, l, s->embd, s->experts);
+    add(c, "attn_norm.weight", PLAN_ROLE_ATTENTION, TYPE_F32, l, s->embd, 1);
+    add(c, "attn_q.weight", PLAN_ROLE_ATTENTION, m->attention, l, s->embd, s->q_width);
+    add(c, "attn_k.weight", PLAN_ROLE_ATTENTION, m->attention, l, s->embd, s->kv_width);
+    add(c, "attn_v.weight", PLAN_ROLE_ATTENTION, large ? m->v : m->attention, l, s->embd, s->kv_width);
+    add(c, "attn_output.weight", PLAN_ROLE_ATTENTION, m->attention, l, s->q_width, s->embd);
+    add(c, "ffn_gate_inp.weight", PLAN_ROLE_ROUTER, TYPE_F32, l, s->embd, s->experts);
     add(c, "ffn_gate_exps.weight", PLAN_ROLE_EXPERTS, m->gate, l, s->embd, s->ff);
     add(c, "ffn_up_exps.weight", PLAN_ROLE_EXPERTS, m->gate, l, s->embd, s->ff);
     add(c, "ffn_down_exps.weight", PLAN_ROLE_EXPERTS, large ? m->large_down : m->down, l, s->ff, s->embd);
