@@ -102,6 +102,9 @@ struct gpu_network_options {
     struct gpu_matrix head;          /* data 0: the host's; where logits go, the residual stream [][E] goes then */
     gpu_ptr slots;                   /* base of the expert slots; 0: none */
     enum gpu_kv kv_k, kv_v;
+    /* In steps of one token the host leaves a part of a layer's experts to its answer about the next layer's: that layer asks although it
+     * misses none itself. The last layer's answer is whole. */
+    bool host_defers;
     uint32_t max_sequences, max_pages; /* page table: [max_sequences][max_pages] */
     uint32_t batch_tokens;           /* most tokens of a prompt's batch in one lane; 0: steps only */
 };
@@ -128,7 +131,8 @@ struct gpu_command {
 
 /* Device -> host: work of a layer that the device leaves to it. The step goes on as far as it can and waits for the answer. */
 enum gpu_mail_kind {
-    GPU_MAIL_EXPERTS,   /* experts without a slot. Input: the normed vectors [n][E]. Answer: their weighted sum [n][E] */
+    GPU_MAIL_EXPERTS,   /* experts without a slot, or none where a sum is due (host_defers). Input: the normed vectors [n][E]. Answer: their weighted
+                         * sum [n][E] */
     GPU_MAIL_ATTENTION, /* a layer whose KV cache is in RAM. Input: q, k, v before norm and rotation, [n][(Hq+2Hk)*Dh]. Answer: [n][Hq*Dh] */
     GPU_MAIL_HALVES     /* halves of layers that the host computes, from `layer` on. Input: the residual stream [n][E]. Answer: the same after them */
 };

@@ -59,6 +59,7 @@ static void carve_zeroed(struct carver *c, struct gpu_network *n) {
     carve(c, &st->tickets, GPU_TICKET_ATTENTION + (uint64_t)GPU_STEP_TOKENS * s->n_kv_heads);
     carve(c, &st->mail_number, 1);
     carve(c, &st->n_missing, 1);
+    carve(c, &st->owed, 1);
     carve(c, &st->n_misses, 1);
     carve(c, &st->n_hits, 1);
     carve(c, &st->failed, 1);

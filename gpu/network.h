@@ -61,7 +61,8 @@ struct gpu_step {
     uint64_t *best_key;       /* [T] of the largest logit so far: see matvec.cu */
     uint32_t *tickets;        /* one a use; zero between kernels: grid_last() resets them */
     uint32_t *mail_number;    /* of the last mail */
-    uint32_t *n_missing;      /* of the layer at hand, over all tokens */
+    uint32_t *n_missing;      /* of the layer at hand, over all tokens; and 1 when the layer before is owed something */
+    uint32_t *owed;           /* the host has left a part of the layer before to the next answer about experts */
     uint32_t *n_misses;       /* of the step */
     uint32_t *failed;
     struct gpu_command *command; /* the device's copy of the step's command */

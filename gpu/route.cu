@@ -27,6 +27,7 @@ void gpu_launch_route(struct gpu_network *n, uint32_t tokens, uint32_t layer, cu
     a.uses = n->uses + static_cast<size_t>(layer) * n->shape.n_experts;
     a.command = s.command, a.route = s.route, a.hits = s.hits, a.n_hits = s.n_hits, a.n_missing = s.n_missing,
     a.n_misses = s.n_misses;
+    a.owed = tokens == 1 && n->options.host_defers ? s.owed : NULL, a.last = layer + 1 == n->shape.n_layers;
     a.ticket = s.tickets + GPU_TICKET_ROUTE, a.box = post_box_of(n);
     if (n->shared_dev.routes) a.told = n->shared_dev.routes + static_cast<size_t>(layer) * GPU_STEP_TOKENS * n->shape.n_used;
     const uint32_t each = acts_shared_bytes(a.wants, m.k, 1), together = tokens_together(tokens, each);

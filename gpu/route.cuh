@@ -27,6 +27,8 @@ struct route_args {
     int32_t *told; /* [T][n_used] the host's memory; NULL: it does not ask */
     gpu_hit *hits;
     uint32_t *n_hits, *n_missing, *n_misses, *ticket;
+    uint32_t *owed; /* NULL: the host defers nothing */
+    bool last;      /* layer */
     post_box box;
 };
 
@@ -129,6 +131,7 @@ static __device__ void route_choice(const route_args &a) {
     SHARED(uint32_t, slot, MAX_PAIRS);
     SHARED(float, weight, MAX_PAIRS);
     const choice c = {expert, slot, weight};
+    const bool due = a.owed && *a.owed != 0 && *a.box.failed == 0;
     const uint32_t warp = threadIdx.x / 32, n_tokens = a.command->n_tokens < a.tokens ? a.command->n_tokens : a.tokens;
     for (uint32_t t = warp; t < a.tokens; t += BLOCK_WARPS) {
         if (t >= n_tokens)
@@ -149,8 +152,10 @@ static __device__ void route_choice(const route_args &a) {
     uint32_t missing = 0;
     if (*a.box.failed == 0)
         for (uint32_t t = 0; t < n_tokens; t++) missing += count_missing(a, t, c, NULL);
-    if (missing != 0) post_missing(a, n_tokens, c);
-    if (threadIdx.x == 0) *a.n_missing = missing, *a.n_misses += missing;
+    if (missing != 0 || due) post_missing(a, n_tokens, c);
+    if (threadIdx.x != 0) return;
+    *a.n_missing = missing + due, *a.n_misses += missing;
+    if (a.owed) *a.owed = missing != 0 && !a.last;
 }
 
 /* A token's normed vector for the experts; the blocks take tokens in turns. */

@@ -16,7 +16,7 @@ struct begin_args {
     uint32_t n_vocab, n_embd, n_layers, n_experts;
     const int32_t *best; /* of the step before */
     float *x;
-    uint32_t *slots, *failed, *n_misses, *n_missing;
+    uint32_t *slots, *failed, *n_misses, *n_missing, *owed;
     uint64_t *best_key;
 };
 
@@ -61,7 +61,7 @@ static __global__ void __launch_bounds__(BEGIN_THREADS) begin_kernel(const begin
         if (threadIdx.x < GPU_STEP_TOKENS) a.best_key[threadIdx.x] = 0;
         if (threadIdx.x == 0) {
             apply_patches(a, command);
-            *a.n_misses = 0, *a.n_missing = 0;
+            *a.n_misses = 0, *a.n_missing = 0, *a.owed = 0;
             *a.failed = !command_fits(a, command, number, gridDim.x);
         }
     }
@@ -92,6 +92,7 @@ void gpu_launch_begin(struct gpu_network *n, uint32_t tokens, cudaStream_t strea
                           s.failed,
                           s.n_misses,
                           s.n_missing,
+                          s.owed,
                           s.best_key};
     LAUNCH(begin_kernel, tokens, BEGIN_THREADS, 0, stream, a);
 }
@@ -157,6 +158,7 @@ struct halves_mail_args {
     float *x; /* [T][width] */
     uint32_t width, layer, tokens;
     const gpu_command *command;
+    uint32_t *owed; /* NULL: nothing is, or no less than before */
 };
 
 static __global__ void __launch_bounds__(MAIL_THREADS) halves_mail_kernel(const halves_mail_args a) {
@@ -164,6 +166,7 @@ static __global__ void __launch_bounds__(MAIL_THREADS) halves_mail_kernel(const 
     const bool by_four = a.width % 4 == 0, asks = *a.box.failed == 0; /* after a failed wait nothing is asked any more */
     __syncthreads();
     if (!asks) return;
+    if (a.owed && threadIdx.x == 0) *a.owed = 1;
     block_send(a.box.input, a.x, n, by_four);
     block_post(a.box, GPU_MAIL_HALVES, a.layer, n_tokens);
     if (!block_await(a.box, a.layer)) return;
@@ -175,8 +178,14 @@ static __global__ void __launch_bounds__(MAIL_THREADS) halves_mail_kernel(const 
     });
 }
 
+/* Are there experts among the host's halves from `layer` on? */
+static bool host_adds_experts(const gpu_network *n, uint32_t layer) {
+    return n->layers[layer].host_experts; /* else its attention alone, and the device's router follows */
+}
+
 void gpu_launch_halves_mail(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
-    const halves_mail_args a = {post_box_of(n), n->step.x, n->shape.n_embd, layer, tokens, n->step.command};
+    const halves_mail_args a = {post_box_of(n), n->step.x, n->shape.n_embd, layer, tokens, n->step.command,
+                                tokens == 1 && n->options.host_defers && host_adds_experts(n, layer) ? n->step.owed : NULL};
     LAUNCH(halves_mail_kernel, 1, MAIL_THREADS, 0, stream, a);
 }
 

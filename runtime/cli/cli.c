@@ -293,7 +293,8 @@ enum { MOST_SPANS = 1 << 18 /* of a timeline: 10 MB, some hundred tokens */ };
 struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
     static const char *const isas[] = {NULL, "ref", "avx2", "avx512"};
     const struct options *o = c->options;
-    const int64_t ubatch = o->ubatch < o->batch ? o->ubatch : o->batch;
+    const int64_t most = o->ubatch < o->batch ? o->ubatch : o->batch;
+    const int64_t ubatch = o->defer_experts && o->verb == VERB_PERPLEXITY ? 1 : most; /* what is deferred is deferred while generating */
     return (struct engine_options){
         .model_path = o->model,
         .threads = o->threads > 0 ? (unsigned)o->threads : 0,
@@ -311,6 +312,7 @@ struct engine_options cli_engine_options(struct cli *c, bool vocab_only) {
         .gpu_layers = o->gpu_layers > 0 ? (uint32_t)o->gpu_layers : 0, /* none at all: device_of() */
         .cpu_moe_layers = o->cpu_moe ? PLAN_ALL_LAYERS : (uint32_t)o->n_cpu_moe,
         .kv_on_host = !o->kv_offload,
+        .defer_experts = (uint32_t)o->defer_experts,
         .max_slots = (uint32_t)o->expert_slots,
         .stream = (enum stream_kind)o->io,
         .no_look_ahead = !o->look_ahead,

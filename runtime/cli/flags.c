@@ -345,6 +345,10 @@ const struct flag flags[] = {
      .initial = "0", .metavar = "N", .help = "no experts of the first N layers in VRAM"},
     {"-ot --override-tensor", .kind = FLAG_STRINGS, .group = GROUP_PLACEMENT, .verbs = COMPUTE | PLAN, .offset = AT(override_tensor),
      .metavar = "RE=BUF,...", .help = "place tensors by their names; BUF: CPU, CUDA0, for experts NVME; a layer's attention, router or experts move together"},
+    {"--defer-experts", .kind = FLAG_INT, .group = GROUP_PLACEMENT, .verbs = GENERATE | BENCH | PPL, .offset = AT(defer_experts), RANGE(0, 1024),
+     .initial = "0", .metavar = "K",
+     .help = "CHANGES THE ANSWERS: while generating, add a layer's K least-weighted experts on the CPU one layer late, beside the GPU's next "
+             "attention; perplexity (token by token then) says by how much"},
     {"-ctk --cache-type-k", .kind = FLAG_CHOICE, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(type_k),
      .choices = kv_types, .initial = "f16", .metavar = "TYPE", .help = "type of the cached keys"},
     {"-ctv --cache-type-v", .kind = FLAG_CHOICE, .group = GROUP_PLACEMENT, .verbs = COMPUTE, .offset = AT(type_v),
@@ -394,7 +398,7 @@ const struct ignored_flag ignored_flags[] = {
      1, one_gpu},
     {"-fit --fit", VALUE_IF_SWITCH, one_gpu},
     {"-fitt --fit-target --fit-margin -fitc --fit-ctx --moe-cache-mib", 1, one_gpu},
-    {"--moe-cache --defer-experts --prefetch-experts", VALUE_IF_SWITCH, "means nothing here: experts are read when needed, as --ram-budget says"},
+    {"--moe-cache --prefetch-experts", VALUE_IF_SWITCH, "means nothing here: experts are read when needed, as --ram-budget says"},
     {"--prefetch-experts-threads", 1, "means nothing here: experts are read when needed, as --ram-budget says"},
     {"--numa", 1, pinned},
     {"-C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch "

@@ -39,6 +39,9 @@ void io_report(const struct engine_io *io, uint64_t ns, struct text *out) {
     if (io->tokens) add_bytes(io, out);
     add_drive(io, ns, out);
     add_look_ahead(io, out);
+    if (io->deferred)
+        text_addf(out, "deferred: %.1f experts a token were added one layer late, which changes answers (--defer-experts)\n",
+                  (double)io->deferred / (double)(io->tokens ? io->tokens : 1));
 }
 
 static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }

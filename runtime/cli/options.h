@@ -93,6 +93,7 @@ struct options {
     bool cpu_moe;
     int64_t n_cpu_moe;
     struct string_list override_tensor;
+    int64_t defer_experts;
 
     /* prompt and answer */
     const char *prompt, *prompt_ids, *file;

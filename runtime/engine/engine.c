@@ -202,7 +202,7 @@ static enum err load_gpu(struct engine *e, const struct engine_options *o, struc
     const uint64_t there = plan_tier_bytes(&e->plan, PLAN_VRAM);
     l->total += there;
     const struct vram_options v = {.model = e->model, .plan = &e->plan, .net = &e->network, .weights = &e->weights,
-                                   .ubatch = o->ubatch ? o->ubatch : DEFAULT_UBATCH, .fetch = e->fetch, .gpu = e->gpu, .log = o->log,
+                                   .ubatch = o->ubatch ? o->ubatch : DEFAULT_UBATCH, .host_defers = o->defer_experts != 0, .fetch = e->fetch, .gpu = e->gpu, .log = o->log,
                                    .on_load = vram_progress, .ctx = l};
     TRY(vram_open(&v, &e->vram, why));
     l->dense += there;
@@ -315,6 +315,7 @@ static enum err open_weights(struct engine *e, const struct engine_options *o, u
     TRY(graph_open(&e->network, &e->ops, e->experts, &hook, o->ubatch ? o->ubatch : DEFAULT_UBATCH,
                    threads > batch_threads ? threads : batch_threads, &e->graph, why));
     graph_show(e->graph, e->timeline);
+    graph_defer(e->graph, o->defer_experts);
     return e->vram ? use_vram(e, o, profile, why) : ERR_NONE;
 }
 
@@ -419,6 +420,7 @@ void engine_get_io(const struct engine *e, struct engine_io *out) {
     out->gpu_misses = mails.misses;
     out->mails = mails.mails;
     out->mail_ns = mails.ns;
+    out->deferred = graph_count_deferred(e->graph);
     out->passed = ring.passed;
     out->passed_bytes = ring.bytes;
     out->passed_again = ring.reused;

@@ -54,6 +54,9 @@ struct engine_options {
     bool kv_on_host;
     const struct plan_rule *rules; /* borrowed during engine_open() */
     uint32_t n_rules;
+    /* CHANGES ANSWERS. In batches of one token, the so many least-weighted of a layer's experts that the CPU computes are added one
+     * layer late (the last layer's are not), so that with a GPU they are computed beside the next layer's attention. */
+    uint32_t defer_experts;
 
     /* memory and streaming */
     uint64_t ram_budget;     /* bytes of the whole process; 0: what is available, less a reserve */
@@ -130,6 +133,7 @@ struct engine_io {
     uint64_t passed, passed_bytes;    /* experts that prompts copied to the GPU and forgot again */
     uint64_t passed_again;            /* of those that were needed, already there */
     uint64_t gpu_tokens, gpu_misses;  /* decoded (or few at a time) with the GPU; experts the CPU computed for them */
+    uint64_t deferred;                /* experts that were added one layer late (engine_options.defer_experts) */
     uint64_t mails, mail_ns;          /* what the GPU asked of the CPU meanwhile, and the time that was worked on it */
     bool look_ahead_on;               /* it switches itself off while it loses */
     const char *backend;              /* "io_uring", "pread" */

@@ -162,6 +162,20 @@ static void combine(struct step *s, float *to) {
                 g->ops->axpy(g->share[t * used + r], g->down + (size_t)g->pair[t * used + r] * e, e, to + t * e);
 }
 
+/* The same for one token, some of whose experts are left to the next layer; and what was left to this one. */
+static void combine_deferring(struct step *s, uint32_t layer, float *to) {
+    struct graph *g = s->g;
+    const uint32_t used = g->net->shape->n_experts_used, later = step_defers(g, layer, used);
+    const size_t e = g->in.k;
+    if (s->me->index != 0) return;
+    for (uint32_t r = 0; r < used - later; r++) g->ops->axpy(g->share[r], g->down + (size_t)g->pair[r] * e, e, to);
+    if (g->owed) g->ops->axpy(1, g->deferred, e, to);
+    memset(g->deferred, 0, e * sizeof *g->deferred);
+    for (uint32_t r = used - later; r < used; r++) g->ops->axpy(g->share[r], g->down + (size_t)g->pair[r] * e, e, g->deferred);
+    g->owed = later > 0;
+    g->n_deferred += later;
+}
+
 /* What goes into the wave's experts: the rows of each. */
 static void show_wave(const struct step *s, enum engine_input which, uint32_t layer, const struct acts *x, const int32_t *rows) {
     const struct graph *g = s->g;
@@ -194,7 +208,9 @@ static bool compute(struct step *s, uint32_t layer) {
 bool experts_cpu(struct step *s, uint32_t layer) {
     route(s, &s->g->net->layers[layer], layer);
     if (!compute(s, layer)) return false;
-    combine(s, s->g->x); /* the next layer's norm takes the same tokens: no meeting needed */
+    /* the next layer's norm takes the same tokens: no meeting needed */
+    if (s->g->defer && s->g->batch->n == 1) combine_deferring(s, layer, s->g->x);
+    else combine(s, s->g->x);
     return true;
 }
 

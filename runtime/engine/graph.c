@@ -158,6 +158,7 @@ enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch
     graph_set_batch(g, batch);
     g->why = why;
     g->failed = ERR_NONE;
+    g->owed = false;
     g->stop_after = UINT32_MAX;
     if (g->vram) return run_gpu(g, pool, batch, why);
     TRY(compute(g, pool, why));
@@ -199,7 +200,7 @@ static size_t list_scratch(struct graph *g, const struct model_shape *s, struct 
     const struct slot all[] = {
         {&g->x, n * e * fl}, {&b->in, n * e * fl}, {&b->in8, acts_bytes(n, e)},
         {&g->q, n * qw * fl}, {&g->k, n * kw * fl}, {&g->v, n * kw * fl},
-        {&b->attended, n * qw * fl}, {&b->attended8, acts_bytes(n, qw)}, {&g->projected, n * e * fl},
+        {&b->attended, n * qw * fl}, {&b->attended8, acts_bytes(n, qw)}, {&g->projected, n * e * fl}, {&g->deferred, e * fl},
         {&g->rope_cos, n * s->head_dim / 2 * fl}, {&g->rope_sin, n * s->head_dim / 2 * fl},
         {&g->router, n * x * fl}, {&g->expert, pairs * 4}, {&g->share, pairs * fl},
         {&g->pair, pairs * 4}, {&g->pair_token, pairs * 4}, {&g->iota, pairs * 4},
@@ -306,6 +307,9 @@ void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct
     g->moves = moves;
     g->ring = ring;
 }
+
+void graph_defer(struct graph *g, uint32_t experts) { g->defer = experts; }
+uint64_t graph_count_deferred(const struct graph *g) { return g->n_deferred; }
 
 void graph_count_mails(const struct graph *g, struct graph_mails *out) { *out = g->mails; }
 

@@ -56,6 +56,12 @@ enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 /* From here on runs go to the device; it is borrowed, as are `moves` and `ring` (may be NULL). */
 void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring);
 
+/* From here on, for batches of one token: the `experts` least-weighted of what the CPU computes of a layer's experts (all but the
+ * last layer's) are added to the residual stream with the next layer's, so that on a device they are computed beside that layer's
+ * attention. Changes answers. */
+void graph_defer(struct graph *g, uint32_t experts);
+uint64_t graph_count_deferred(const struct graph *g);
+
 /* Steps on the device so far: tokens, experts computed by the CPU for them, mails, and the time that they took. */
 struct graph_mails {
     uint64_t tokens, misses, mails, ns;

@@ -44,6 +44,10 @@ struct serving {
     const uint32_t *ended; /* atomic; of an emulated device: not 0: its step runs no more */
     bool hung;         /* the device did not answer in time */
     bool lost;         /* it failed, and no result will come */
+    bool go;           /* nothing has failed: as of the last meeting, while worker 0 may be on to the next failure */
+    uint32_t n_later;  /* experts of a mail about one token that are computed after its answer, for the next one (graph_defer()) */
+    int32_t later_expert[GPU_MAX_USED];
+    float later_share[GPU_MAX_USED];
 };
 
 static bool reached(uint32_t flag, uint32_t wanted) { return (int32_t)(flag - wanted) >= 0; }
@@ -84,13 +88,24 @@ static void await_word(struct serving *s) {
     }
 }
 
+/* Experts of a mail's token beyond its first `now` are kept for later, when the mail is gone. Worker 0. */
+static void keep_later(struct serving *sv, const struct gpu_mail *mail, uint32_t now) {
+    sv->n_later = mail->n_missing[0] - now;
+    for (uint32_t i = 0; i < sv->n_later; i++) {
+        sv->later_expert[i] = mail->expert[0][now + i];
+        sv->later_share[i] = mail->weight[0][now + i];
+    }
+}
+
 /* The mail's tokens, experts and vectors become the graph's own; all workers. */
-static void take_experts(struct step *s, const struct gpu_mail *mail) {
+static void take_experts(struct step *s, struct serving *sv, const struct gpu_mail *mail) {
     struct graph *g = s->g;
     const uint32_t used = g->net->shape->n_experts_used, n = g->batch->n;
     const size_t e = g->in.k;
+    if (s->me->index == 0) sv->go = !g->failed;
     for (uint32_t t = s->me->index; t < n; t += s->me->count) {
-        const uint32_t missing = t < mail->n_tokens ? mail->n_missing[t] : 0;
+        const uint32_t all = t < mail->n_tokens ? mail->n_missing[t] : 0, missing = all - step_defers(g, mail->layer, all);
+        if (t == 0) keep_later(sv, mail, missing);
         for (uint32_t r = 0; r < used; r++) {
             g->expert[t * used + r] = r < missing ? mail->expert[t][r] : -1;
             g->share[t * used + r] = r < missing ? mail->weight[t][r] : 0;
@@ -102,12 +117,36 @@ static void take_experts(struct step *s, const struct gpu_mail *mail) {
     step_end(s);
 }
 
-static void serve_experts(struct step *s) {
-    const struct gpu_mail *mail = s->g->vram->shared->mail;
+static void serve_experts(struct step *s, struct serving *sv) {
+    struct graph *g = s->g;
+    const struct gpu_mail *mail = g->vram->shared->mail;
     const uint32_t layer = mail->layer;
-    take_experts(s, mail);
-    (void)experts_given(s, layer, s->g->vram->shared->answer_values); /* a failure is seen there by all workers alike */
+    float *sums = g->vram->shared->answer_values;
+    take_experts(s, sv, mail);
+    if (sv->go) (void)experts_given(s, layer, sums);
+    if (s->me->index == 0) { /* whose sums are the one token's */
+        if (g->owed) g->ops->axpy(1, g->deferred, g->in.k, sums);
+        g->owed = false;
+        sv->go = !g->failed;
+    }
     step_end(s);
+}
+
+/* After the answer, while the device is at the next layer's attention. The normed vectors are still here. */
+static void serve_later(struct step *s, const struct serving *sv) {
+    struct graph *g = s->g;
+    const uint64_t since = timeline_now(g->timeline);
+    if (s->me->index == 0) {
+        for (uint32_t r = 0; r < g->net->shape->n_experts_used; r++) {
+            g->expert[r] = r < sv->n_later ? sv->later_expert[r] : -1;
+            g->share[r] = r < sv->n_later ? sv->later_share[r] : 0;
+        }
+        memset(g->deferred, 0, g->in.k * sizeof *g->deferred);
+        g->owed = true;
+        g->n_deferred += sv->n_later;
+    }
+    (void)experts_given(s, sv->layer, g->deferred);
+    if (s->me->index == 0) timeline_add(g->timeline, TIMELINE_CPU, "deferred experts", sv->layer, since);
 }
 
 /* One row is q, k, v of a token. */
@@ -160,6 +199,18 @@ static void serve_halves(struct step *s) {
     step_end(s);
 }
 
+/* Worker 0: the mail at hand is dealt with. */
+static void answer(struct serving *sv) {
+    struct graph *g = sv->g;
+    struct gpu_answer *to = g->vram->shared->answer;
+    to->failed = g->failed != ERR_NONE;
+    sv->answered++;
+    __atomic_store_n(&to->number, sv->answered, __ATOMIC_RELEASE);
+    g->mails.mails++;
+    g->mails.ns += clock_ns() - sv->seen_ns;
+    timeline_add(g->timeline, TIMELINE_CPU, act_names[sv->act], sv->layer, sv->seen_ns);
+}
+
 static void serve(const struct worker *me, void *ctx) {
     struct serving *sv = ctx;
     struct graph *g = sv->g;
@@ -169,17 +220,11 @@ static void serve(const struct worker *me, void *ctx) {
         if (me->index == 0) await_word(sv);
         step_end(&s);
         if (sv->act == SERVE_END) return;
-        if (sv->act == SERVE_EXPERTS) serve_experts(&s);
+        if (sv->act == SERVE_EXPERTS) serve_experts(&s, sv);
         else if (sv->act == SERVE_HALVES) serve_halves(&s);
         else attend_for_device(&s, g->vram->shared->mail->layer, g->vram->shared->mail_input, g->vram->shared->answer_values);
-        if (me->index != 0) continue;
-        struct gpu_answer *answer = g->vram->shared->answer;
-        answer->failed = g->failed != ERR_NONE;
-        sv->answered++;
-        __atomic_store_n(&answer->number, sv->answered, __ATOMIC_RELEASE);
-        g->mails.mails++;
-        g->mails.ns += clock_ns() - sv->seen_ns;
-        timeline_add(g->timeline, TIMELINE_CPU, act_names[sv->act], sv->layer, sv->seen_ns);
+        if (me->index == 0) answer(sv);
+        if (sv->act == SERVE_EXPERTS && sv->go && sv->n_later) serve_later(&s, sv);
     }
 }
 

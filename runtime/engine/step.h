@@ -43,6 +43,9 @@ struct graph {
     struct moves *moves; /* NULL: none */
     struct ring *ring;   /* NULL: none */
     struct graph_mails mails;
+    uint32_t defer;            /* graph_defer() */
+    bool owed;                 /* what is deferred waits to be added */
+    uint64_t n_deferred;       /* experts so far */
     struct timeline *timeline; /* NULL: none */
     struct graph_hook hook;
     uint32_t ubatch;
@@ -59,6 +62,7 @@ struct graph {
     float *q, *k, *v;           /* [n][Hq*Dh] [n][Hk*Dh] [n][Hk*Dh] */
     struct acts attended;       /* [n][Hq*Dh] */
     float *projected;           /* [n][E] attention's output projection */
+    float *deferred;            /* [E] sum of the experts that were left to the next layer; worker 0's */
     float *rope_cos, *rope_sin; /* [n][Dh/2] */
     float *router;              /* [n][X] */
     int32_t *expert;            /* [n][K] chosen experts, best first */
@@ -149,6 +153,12 @@ bool experts_half(struct step *s, uint32_t layer);
 
 /* Of it, what lies between q, k, v in g->q, k, v and g->attended: norms, rotation, the cache, attention. rope_tables() before. */
 void attention_cpu(struct step *s, uint32_t layer);
+
+/* How many of a layer's n experts on the CPU are left to the next layer. */
+static inline uint32_t step_defers(const struct graph *g, uint32_t layer, uint32_t n) {
+    if (g->batch->n != 1 || layer + 1 == g->net->shape->n_layers) return 0;
+    return n < g->defer ? n : g->defer;
+}
 
 /* The layer's experts, from the router to the residual stream (experts_cpu.c). */
 bool experts_cpu(struct step *s, uint32_t layer);

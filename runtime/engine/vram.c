@@ -380,7 +380,7 @@ static enum err open_network(struct opening *p, struct reason *why) {
                   s->rms_eps, net->rope_magnitude},
         .layers = p->v->layers, .rope_frequency = net->rope_frequency, .embedding = net->embedding.data, .embedding_mapped = mapped + before,
         .embedding_type = p->m->embedding->type, .embedding_row_bytes = net->embedding.row_bytes, .output_norm = p->output_norm,
-        .head = p->head, .kv_k = GPU_KV_F16, .kv_v = GPU_KV_F16, .max_sequences = MAX_SEQUENCES,
+        .head = p->head, .kv_k = GPU_KV_F16, .kv_v = GPU_KV_F16, .host_defers = p->o->host_defers, .max_sequences = MAX_SEQUENCES,
         .max_pages = v->n_pages ? v->n_pages : 1, .batch_tokens = p->o->ubatch};
     /* its scratch is taken out before the slots take what is left */
     const uint64_t scratch = v->ops->network_bytes(v->gpu, &o) + VRAM_ROUNDING;

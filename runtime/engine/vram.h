@@ -19,6 +19,7 @@ struct vram_options {
     const struct network *net;      /* norms and RoPE of all layers */
     const struct weights *weights;  /* what is in RAM: the embedding */
     uint32_t ubatch;
+    bool host_defers;               /* as gpu_network_options has it */
     struct fetch *fetch;            /* with nothing in flight; used during vram_open() */
     struct gpu *gpu;                /* closed by the caller, later */
     struct log_sink log;

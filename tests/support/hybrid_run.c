@@ -34,6 +34,7 @@ struct engine *open_engine(const struct run *r, struct reason *why) {
                                      .gpu_layers = r->gpu_layers,
                                      .rules = rules,
                                      .n_rules = n_rules,
+                                     .defer_experts = r->defer,
                                      .max_slots = r->slots,
                                      .fill_first = r->fill_first,
                                      .kv_tokens = 512,

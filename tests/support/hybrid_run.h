@@ -25,6 +25,7 @@ struct run {
     uint64_t vram_budget;
     bool on_cpu, kv_on_host, fill_first;
     uint32_t slots, cpu_moe, gpu_layers, threads, ubatch;
+    uint32_t defer;
     const char *rules; /* as -ot has them; NULL: none */
     const char *path;
     uint32_t shuffle, pass_from;
