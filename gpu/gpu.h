@@ -249,8 +249,8 @@ struct gpu_ops {
     const struct gpu_shared *(*shared)(const struct gpu_network *n);
     /* Page `index` of a sequence is `page` of the pools, from the next launch on. */
     void (*set_page)(struct gpu_network *n, uint32_t sequence, uint32_t index, uint32_t page);
-    /* The slots of all experts of a layer at once [n_experts], as gpu_command.patches[].slot, from the next launch on: for the time
-     * before the first step. Later changes come with commands. */
+    /* The slots of all experts of a layer at once [n_experts], as gpu_command.patches[].slot, from the next launch on; not while a step
+     * is under way. Commands change single ones. */
     void (*set_slots)(struct gpu_network *n, uint32_t layer, const uint32_t *slots);
     /* How long a kernel waits for an answer before the step fails. */
     void (*set_patience)(struct gpu_network *n, uint64_t ns); /* before step_prepare */

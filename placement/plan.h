@@ -94,6 +94,7 @@ struct plan_request {       /* zero is not a default everywhere: start from plan
     uint32_t gpu, drive;     /* indices into the facts */
     uint32_t gpu_layers;     /* -ngl: attention, routers and experts of the last N layers at most; the head with N > n_layers; PLAN_ALL_LAYERS */
     uint32_t cpu_moe_layers; /* -ncmoe: experts of the first N layers not in VRAM; -cmoe: PLAN_ALL_LAYERS */
+    bool starts_empty;       /* experts come to VRAM after the first token: until then RAM has to have room for a token's */
     uint32_t max_slots;      /* experts in RAM at most; 0: as memory allows */
     uint32_t n_rules;
     const struct plan_rule *rules;   /* borrowed */

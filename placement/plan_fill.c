@@ -164,7 +164,7 @@ static void count_demand(const struct plan *p, struct demand *d) {
 /* A layer whose chosen experts come from the drive needs room for all of them at once. */
 static uint32_t smallest_set(const struct planning *g, uint32_t class) {
     const struct plan *p = g->p;
-    const uint64_t away = (uint64_t)p->classes[class].n_layers * p->n_experts - p->classes[class].vram_slots;
+    const uint64_t all = (uint64_t)p->classes[class].n_layers * p->n_experts, away = g->r->starts_empty ? all : all - p->classes[class].vram_slots;
     return away < p->n_used ? (uint32_t)away : p->n_used;
 }
 

@@ -61,7 +61,6 @@ static void the_split_does_not_change_the_answer(void **state) {
         struct run r = {.on_cpu = true, .ubatch = cases[i].run.ubatch};
         run(&r, cases[i].prompt, 2, &all);
         r = cases[i].run;
-        r.fill_first = true;
         run(&r, cases[i].prompt, 2, &got);
         print_message("  %llu passed, %llu again; the CPU was asked for %llu\n", (unsigned long long)got.io.passed,
                       (unsigned long long)got.io.passed_again, (unsigned long long)got.io.uses);

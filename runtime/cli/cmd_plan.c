@@ -79,7 +79,7 @@ static enum err make_request(const struct options *o, struct planned *p, struct 
     r->type_k = (enum plan_kv)(o->type_k - 1); /* the flag's choices are 1 + enum plan_kv */
     r->type_v = (enum plan_kv)(o->type_v - 1);
     r->kv_on_host = !o->kv_offload;
-    r->use_gpu = p->facts->n_gpus > 0;
+    r->use_gpu = r->starts_empty = p->facts->n_gpus > 0;
     if (o->gpu_layers >= 0) r->gpu_layers = (uint32_t)o->gpu_layers;
     r->cpu_moe_layers = o->cpu_moe ? PLAN_ALL_LAYERS : (uint32_t)o->n_cpu_moe;
     r->threads = o->threads > 0 ? (unsigned)o->threads : 0;

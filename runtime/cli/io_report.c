@@ -55,6 +55,8 @@ void gpu_report(const struct engine_info *info, const struct engine_io *io, stru
         text_addf(out, "misses: %.2f experts a token; the CPU worked %.2f ms a token on %.1f requests of the GPU\n",
                   a_token * (double)io->gpu_misses, 1e-6 * a_token * (double)io->mail_ns, a_token * (double)io->mails);
     }
+    if (io->arrived)
+        text_addf(out, "came to VRAM after the start: %" PRIu64 " experts, %" PRIu64 " of them for prompts\n", io->arrived, io->arrived_needed);
     if (io->moved) text_addf(out, "moved into VRAM: %" PRIu64 " experts, %.2f GB\n", io->moved, 1e-9 * (double)io->moved_bytes);
     if (io->passed)
         text_addf(out, "passed through VRAM by prompts: %" PRIu64 " experts, %.2f GB; %" PRIu64 " more were there already\n", io->passed,

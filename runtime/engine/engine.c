@@ -105,6 +105,8 @@ static void set_gpu_request(const struct engine *e, const struct engine_options 
     r->kv_on_host = o->kv_on_host;
     r->rules = o->rules;
     r->n_rules = o->n_rules;
+    r->starts_empty = !o->fill_first;
+    if (!o->fill_first) r->process_bytes += arrivals_host_bytes(e->model);
     r->process_bytes += vram_host_bytes(e->model, o->ubatch ? o->ubatch : DEFAULT_UBATCH, o->kv_on_host, o->gpu_layers || o->n_rules);
 }
 
@@ -145,9 +147,13 @@ static enum err read_prior(const struct engine *e, const struct profile *profile
     return ERR_NONE;
 }
 
+static struct fetch_options fetch_options_of(const struct engine_options *o) {
+    return (struct fetch_options){.kind = o->stream, .groups = READS, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
+                                  .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
+}
+
 static enum err open_store(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
-    const struct fetch_options fetch = {.kind = o->stream, .groups = READS, .no_direct_io = o->no_direct_io, .patience_ns = o->patience_ns, .wrap = o->wrap_stream,
-                                        .wrap_ctx = o->wrap_stream_ctx, .log = o->log};
+    const struct fetch_options fetch = fetch_options_of(o);
     TRY(fetch_open(e->model, &fetch, &e->fetch, why));
     float *prior;
     TRY(read_prior(e, profile, &prior, why));
@@ -199,14 +205,14 @@ static bool vram_progress(void *ctx, uint64_t done) {
 }
 
 static enum err load_gpu(struct engine *e, const struct engine_options *o, struct loading *l, struct reason *why) {
-    const uint64_t there = plan_tier_bytes(&e->plan, PLAN_VRAM);
+    const uint64_t there = plan_tier_bytes(&e->plan, PLAN_VRAM) - (o->fill_first ? 0 : e->plan.bytes[PLAN_VRAM][PLAN_EXPERTS]);
     l->total += there;
     const struct vram_options v = {.model = e->model, .plan = &e->plan, .net = &e->network, .weights = &e->weights,
-                                   .ubatch = o->ubatch ? o->ubatch : DEFAULT_UBATCH, .host_defers = o->defer_experts != 0, .fetch = e->fetch, .gpu = e->gpu, .log = o->log,
+                                   .ubatch = o->ubatch ? o->ubatch : DEFAULT_UBATCH, .host_defers = o->defer_experts != 0, .experts_later = !o->fill_first, .fetch = e->fetch, .gpu = e->gpu, .log = o->log,
                                    .on_load = vram_progress, .ctx = l};
     TRY(vram_open(&v, &e->vram, why));
     l->dense += there;
-    experts_leave_out(e->experts, e->vram->slot_of);
+    experts_leave_out(e->experts, e->vram->place_of);
     return ERR_NONE;
 }
 
@@ -285,6 +291,16 @@ static enum err open_on_machine(struct engine *e, const struct engine_options *o
     return code;
 }
 
+/* Slots that are filled from now on, before RAM is. */
+static enum err await_arrivals(struct engine *e, const struct engine_options *o, const float *prior, struct reason *why) {
+    if (o->fill_first) return ERR_NONE;
+    const struct fetch_options fetch = fetch_options_of(o);
+    const struct arrivals_options arrivals = {.vram = e->vram, .experts = e->experts, .moves = e->moves, .fetch = &fetch, .prior = prior, .log = o->log};
+    TRY(arrivals_open(&arrivals, &e->arrivals, why));
+    experts_fill_after(e->experts, arrivals_in_background, e->arrivals);
+    return ERR_NONE;
+}
+
 /* Without room to move experts, or to pass them, they stay where they are. */
 static enum err use_vram(struct engine *e, const struct engine_options *o, const struct profile *profile, struct reason *why) {
     struct reason refused;
@@ -292,10 +308,12 @@ static enum err use_vram(struct engine *e, const struct engine_options *o, const
     TRY(read_prior(e, profile, &prior, why));
     const struct moves_options moves = {.vram = e->vram, .experts = e->experts, .plan = &e->plan, .prior = prior, .timeline = e->timeline, .shuffle = o->shuffle_experts};
     if (moves_open(&moves, &e->moves, &refused)) log_line(&o->log, LOG_WARN, "experts stay where they are: %s", refused.text);
+    const enum err awaited = await_arrivals(e, o, prior, why);
     free(prior);
+    TRY(awaited);
     const struct ring_options ring = {.vram = e->vram, .experts = e->experts, .timeline = e->timeline, .rates = e->rates, .from_tokens = o->pass_from_tokens};
     if (ring_open(&ring, &e->ring, &refused)) log_line(&o->log, LOG_WARN, "prompts leave experts in RAM to the CPU: %s", refused.text);
-    graph_use_vram(e->graph, e->vram, e->moves, e->ring);
+    graph_use_vram(e->graph, e->vram, e->moves, e->ring, e->arrivals);
     return ERR_NONE;
 }
 
@@ -358,7 +376,9 @@ void engine_close(struct engine **engine) {
     struct engine *e = *engine;
     if (!e) return;
     *engine = NULL;
+    if (e->experts) experts_stop_fill(e->experts); /* it may be at the device */
     graph_close(&e->graph);
+    arrivals_close(&e->arrivals);
     ring_close(&e->ring);
     moves_close(&e->moves);
     vram_close(&e->vram);
@@ -399,7 +419,7 @@ void engine_get_info(const struct engine *e, struct engine_info *out) {
     out->vram_budget = memory.budget;
     out->vram_peak = memory.peak;
     const uint64_t n = (uint64_t)e->vram->n_layers * e->vram->n_experts;
-    for (uint64_t i = 0; i < n; i++) out->vram_experts += e->vram->slot_of[i] != 0;
+    for (uint64_t i = 0; i < n; i++) out->vram_experts += __atomic_load_n(&e->vram->slot_of[i], __ATOMIC_RELAXED) != 0;
 }
 
 const struct plan *engine_plan(const struct engine *e) { return e->planned ? &e->plan : NULL; }
@@ -420,6 +440,10 @@ void engine_get_io(const struct engine *e, struct engine_io *out) {
     out->gpu_misses = mails.misses;
     out->mails = mails.mails;
     out->mail_ns = mails.ns;
+    struct arrivals_counters arrivals = {0};
+    if (e->arrivals) arrivals_count(e->arrivals, &arrivals);
+    out->arrived = arrivals.background + arrivals.needed;
+    out->arrived_needed = arrivals.needed;
     out->deferred = graph_count_deferred(e->graph);
     out->passed = ring.passed;
     out->passed_bytes = ring.bytes;

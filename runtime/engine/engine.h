@@ -64,7 +64,7 @@ struct engine_options {
     uint32_t max_slots;      /* experts in RAM at most, over all layers; 0: as memory allows (tests, benchmarks) */
     enum stream_kind stream;
     uint64_t patience_ns;    /* a read unanswered for that long has failed; 0: 60 s */
-    bool fill_first;         /* return only when RAM holds all the experts it will; else they come on demand and in the background */
+    bool fill_first;         /* return only when VRAM and RAM hold all the experts they will; else these come on demand and in the background */
     bool no_look_ahead;
     /* Called once the model's directory is open: how its experts were used, borrowed until engine_open() returns; NULL: not known.
      * May be NULL. */
@@ -129,6 +129,7 @@ struct engine_io {
     uint64_t wait_ns;                 /* the workers had nothing to compute until a read ended */
     uint64_t busy_ns;                 /* the drive had something to do */
     uint64_t retries;                 /* of reads */
+    uint64_t arrived, arrived_needed; /* experts that came to their places in VRAM after opening; of those, for a prompt that waited */
     uint64_t moved, moved_bytes;      /* experts that took a slot in VRAM since */
     uint64_t passed, passed_bytes;    /* experts that prompts copied to the GPU and forgot again */
     uint64_t passed_again;            /* of those that were needed, already there */

@@ -30,6 +30,7 @@ struct engine {
     struct timeline *timeline; /* NULL: none is kept */
     struct moves *moves; /* NULL: nothing moves */
     struct ring *ring;   /* NULL: nothing passes */
+    struct arrivals *arrivals; /* NULL: everything was there from the start */
     struct split_rates rates; /* of what passes */
     struct graph *graph; /* NULL: vocabulary only */
     enum kv_type kv_type;

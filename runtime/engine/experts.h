@@ -36,6 +36,10 @@ void experts_close(struct experts **experts);
 /* Experts with a slot in VRAM (slot_of [layers * experts] not 0) are not for the background to bring. Before it is started. */
 void experts_leave_out(struct experts *x, const uint32_t *slot_of);
 uint64_t experts_bytes(const struct experts *x); /* of the slots */
+/* The background's first work, before RAM is filled: a piece of it each time; false: there is nothing to do. Before it is started. */
+void experts_fill_after(struct experts *x, bool (*get_on)(void *ctx), void *ctx);
+/* End the background threads; they are not started again. */
+void experts_stop_fill(struct experts *x);
 /* Start the background thread. Until then nothing is read that nobody asked for. */
 enum err experts_start_fill(struct experts *x, struct reason *why) MUST_USE;
 /* Fill every slot that background filling would, now, on the caller's thread; before experts_start_fill(). */

@@ -169,15 +169,25 @@ static void drain(struct experts *x) {
     while (x->cache && fetch_busy(x->fetch)) (void)experts_reap(x, WAIT_NS);
 }
 
-void experts_close(struct experts **experts) {
-    struct experts *x = *experts;
-    if (!x) return;
-    *experts = NULL;
+void experts_stop_fill(struct experts *x) {
     pthread_mutex_lock(&x->mutex);
     x->closing = true;
     pthread_cond_broadcast(&x->changed);
     pthread_mutex_unlock(&x->mutex);
     if (x->has_filler) pthread_join(x->filler, NULL);
+    x->has_filler = false;
+}
+
+void experts_fill_after(struct experts *x, bool (*get_on)(void *ctx), void *ctx) {
+    x->first = get_on;
+    x->first_ctx = ctx;
+}
+
+void experts_close(struct experts **experts) {
+    struct experts *x = *experts;
+    if (!x) return;
+    *experts = NULL;
+    experts_stop_fill(x);
     stop_touching(x);
     drain(x);
     for (uint32_t c = 0; c < x->n_classes && x->pool; c++) pages_free(x->pool[c], x->pool_bytes[c]);
@@ -267,7 +277,7 @@ static void *fill_in_background(void *ctx) {
         x->filling = true;
         while (more && !x->wanted && !x->closing) {
             pthread_mutex_unlock(&x->mutex);
-            more = fill_some(x);
+            more = (x->first && x->first(x->first_ctx)) || fill_some(x);
             pthread_mutex_lock(&x->mutex);
         }
         x->filling = false;

@@ -92,6 +92,8 @@ struct experts {
     struct reason fill_failure;
     struct engine_io io; /* counters */
 
+    bool (*first)(void *ctx); /* experts_fill_after(), or NULL */
+    void *first_ctx;
     pthread_t filler, toucher;
     bool has_filler, has_toucher;
     atomic_bool touched_enough; /* the toucher is to end */

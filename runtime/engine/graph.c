@@ -158,7 +158,7 @@ enum err graph_run(struct graph *g, struct pool *pool, const struct batch *batch
     graph_set_batch(g, batch);
     g->why = why;
     g->failed = ERR_NONE;
-    g->owed = false;
+    g->owed = false; /* of a run that was given up */
     g->stop_after = UINT32_MAX;
     if (g->vram) return run_gpu(g, pool, batch, why);
     TRY(compute(g, pool, why));
@@ -302,10 +302,11 @@ void graph_close(struct graph **graph) {
 
 void graph_show(struct graph *g, struct timeline *t) { g->timeline = t; }
 
-void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring) {
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring, struct arrivals *arrivals) {
     g->vram = v;
     g->moves = moves;
     g->ring = ring;
+    g->arrivals = arrivals;
 }
 
 void graph_defer(struct graph *g, uint32_t experts) { g->defer = experts; }

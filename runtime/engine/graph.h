@@ -7,6 +7,7 @@
 #define COLDSTREAM_GRAPH_H
 
 #include "core/pool.h"
+#include "engine/arrivals.h"
 #include "cpu/cpu.h"
 #include "engine/experts.h"
 #include "engine/kv.h"
@@ -53,8 +54,8 @@ uint32_t graph_ubatch(const struct graph *g);
 /* Before the first batch with on_logits: room for the logits of a few positions. */
 enum err graph_want_all_logits(struct graph *g, struct reason *why) MUST_USE;
 
-/* From here on runs go to the device; it is borrowed, as are `moves` and `ring` (may be NULL). */
-void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring);
+/* From here on runs go to the device; it is borrowed, as are the others (each may be NULL). */
+void graph_use_vram(struct graph *g, struct vram *v, struct moves *moves, struct ring *ring, struct arrivals *arrivals);
 
 /* From here on, for batches of one token: the `experts` least-weighted of what the CPU computes of a layer's experts (all but the
  * last layer's) are added to the residual stream with the next layer's, so that on a device they are computed beside that layer's

@@ -23,6 +23,7 @@ static void note_routes(const struct graph *g, uint32_t layer, uint64_t first, c
     const uint32_t used = g->net->shape->n_experts_used;
     int32_t copy[GPU_MAX_USED];
     if (g->moves) moves_use(g->moves, layer, experts, n);
+    if (g->arrivals) arrivals_use(g->arrivals, layer, experts, n);
     for (uint32_t t = 0; t < n && g->hook.on_experts; t++) {
         memcpy(copy, experts + (size_t)t * used, used * sizeof *copy);
         g->hook.on_experts(g->hook.ctx, layer, first + t, false, copy);
@@ -219,12 +220,13 @@ static void serve(const struct worker *me, void *ctx) {
     for (;;) {
         if (me->index == 0) await_word(sv);
         step_end(&s);
-        if (sv->act == SERVE_END) return;
-        if (sv->act == SERVE_EXPERTS) serve_experts(&s, sv);
-        else if (sv->act == SERVE_HALVES) serve_halves(&s);
+        const enum serving_act act = sv->act; /* at the end of this turn worker 0 may be at the next word already */
+        if (act == SERVE_END) return;
+        if (act == SERVE_EXPERTS) serve_experts(&s, sv);
+        else if (act == SERVE_HALVES) serve_halves(&s);
         else attend_for_device(&s, g->vram->shared->mail->layer, g->vram->shared->mail_input, g->vram->shared->answer_values);
         if (me->index == 0) answer(sv);
-        if (sv->act == SERVE_EXPERTS && sv->go && sv->n_later) serve_later(&s, sv);
+        if (act == SERVE_EXPERTS && sv->go && sv->n_later) serve_later(&s, sv);
     }
 }
 
@@ -255,12 +257,14 @@ static void write_command(struct graph *g, const struct batch *b) {
     c->number = v->number;
     c->n_tokens = b->n;
     c->n_patches = 0;
+    g->owed = false;
     for (uint32_t t = 0; t < b->n; t++) {
         c->tokens[t].id = b->tokens[t];
         c->tokens[t].position = (uint32_t)(b->first + t);
         c->tokens[t].sequence = b->kv->sequence;
     }
-    if (g->moves) moves_before_step(g->moves, c);
+    if (g->arrivals) arrivals_before_step(g->arrivals);
+    if (g->moves && !arrivals_due(g->arrivals)) moves_before_step(g->moves, c);
 }
 
 /* The next of 1, 2, 4, 8 that holds n; captured when it is needed first. */
@@ -337,17 +341,24 @@ struct lane_run {
     uint32_t half;         /* of a layer, to be computed next: see vram_on_host() */
     bool untold;           /* nobody has seen the routes of told_layer, which are on their way or here */
     uint32_t told_layer;
+    uint8_t *launched; /* [n_experts] of the layer at hand, 1: the device computes it */
     /* scratch of the layer at hand, [n_experts] each, shared by the lanes */
     struct gpu_batch_expert *resident;
     uint32_t *missing; /* tokens that chose an expert without a slot */
     uint8_t *passes;   /* 1: such an expert goes through the ring */
+    uint8_t *wanted;   /* 1: chosen, and to come to its slot */
+    uint32_t n_passing, n_wanted;
 };
 
-static uint32_t list_resident(const struct vram *v, uint32_t layer, struct gpu_batch_expert *out) {
+/* Those with a slot that the lane's batch has not been told of yet. */
+static uint32_t list_resident(struct lane_run *r) {
+    const struct vram *v = r->g->vram;
     uint32_t n = 0;
     for (uint32_t e = 0; e < v->n_experts; e++) {
-        const uint32_t slot = v->slot_of[(size_t)layer * v->n_experts + e];
-        if (slot) out[n++] = (struct gpu_batch_expert){e, v->slots + (uint64_t)(slot - 1) * 256};
+        const uint32_t slot = v->slot_of[(size_t)r->layer * v->n_experts + e];
+        if (!slot || r->launched[e]) continue;
+        r->launched[e] = 1;
+        r->resident[n++] = (struct gpu_batch_expert){e, v->slots + (uint64_t)(slot - 1) * 256};
     }
     return n;
 }
@@ -379,19 +390,25 @@ static uint32_t show_phase(const struct lane_run *r, const char *name) {
     return timeline_device(r->g->timeline, GPU_COMPUTE, (enum timeline_track)(TIMELINE_LANE + r->part.lane), name, r->layer);
 }
 
+static void launch_resident(struct lane_run *r) {
+    const struct vram *v = r->g->vram;
+    const uint32_t n = list_resident(r);
+    if (n == 0) return;
+    const uint32_t span = show_phase(r, "experts");
+    v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
+    timeline_device_end(r->g->timeline, span);
+}
+
 /* The device's part of a layer from its router up to where the CPU's results are needed. */
 static void launch_layer(struct lane_run *r) {
     struct vram *v = r->g->vram;
-    uint32_t span = show_phase(r, "router");
+    const uint32_t span = show_phase(r, "router");
     v->ops->batch_route(v->net, &r->part, r->layer, !v->all_resident, &r->routes, v->ready[r->part.lane]);
     timeline_device_end(r->g->timeline, span);
-    r->untold = r->g->hook.on_experts || r->g->moves;
+    r->untold = r->g->hook.on_experts || r->g->moves || r->g->arrivals;
     r->told_layer = r->layer;
-    const uint32_t n = list_resident(v, r->layer, r->resident);
-    if (n == 0) return;
-    span = show_phase(r, "experts");
-    v->ops->batch_experts(v->net, &r->part, r->layer, r->resident, n);
-    timeline_device_end(r->g->timeline, span);
+    memset(r->launched, 0, v->n_experts);
+    launch_resident(r);
 }
 
 static void compute_missing(const struct worker *me, void *ctx) {
@@ -509,50 +526,67 @@ static enum err start_layer(struct lane_run *r, struct pool *pool, const struct 
     return ERR_NONE;
 }
 
-/* Experts without a slot: how many, and how many of them pass through the ring. */
-static void divide_missing(struct lane_run *r, uint32_t *n, uint32_t *n_passing) {
-    const struct vram *v = r->g->vram;
-    const uint32_t pairs = r->part.n * r->g->net->shape->n_experts_used;
-    const uint32_t *slots = v->slot_of + (size_t)r->layer * v->n_experts;
-    memset(r->missing, 0, v->n_experts * sizeof *r->missing);
-    memset(r->passes, 0, v->n_experts);
-    *n = 0;
+/* Experts without a slot: some are to come to theirs, some pass through the ring, the others are the CPU's: how many of these. */
+static uint32_t divide_missing(struct lane_run *r) {
+    const struct graph *g = r->g;
+    const uint32_t pairs = r->part.n * g->net->shape->n_experts_used;
+    uint32_t n = 0;
+    memset(r->missing, 0, g->vram->n_experts * sizeof *r->missing);
+    memset(r->passes, 0, g->vram->n_experts);
+    memset(r->wanted, 0, g->vram->n_experts);
+    r->n_wanted = 0;
     for (uint32_t p = 0; p < pairs; p++) {
         const uint32_t e = (uint32_t)r->routes.experts[p];
-        if (!slots[e]) *n += r->missing[e]++ == 0;
+        if (r->launched[e] || r->wanted[e]) continue;
+        r->wanted[e] = arrivals_comes(g->arrivals, r->layer, e);
+        if (r->wanted[e]) r->n_wanted++;
+        else n += r->missing[e]++ == 0;
     }
-    *n_passing = r->g->ring && *n ? ring_choose(r->g->ring, r->layer, r->missing, r->passes) : 0;
+    r->n_passing = g->ring && n ? ring_choose(g->ring, r->layer, r->missing, r->passes) : 0;
+    return n - r->n_passing;
 }
 
-static void *send_passing(void *ctx) {
+static void *send_experts(void *ctx) {
     struct lane_run *r = ctx;
-    ring_send(r->g->ring, &r->part);
+    if (r->n_passing) ring_send(r->g->ring, &r->part);
+    if (r->n_wanted) arrivals_bring(r->g->arrivals, &r->part, r->layer, r->wanted);
     return NULL;
 }
 
-/* The missing experts of the lane's layer: some over the link by a thread of its own, the others by the pool meanwhile. *rest: the
- * pool's sums, NULL when it had nothing to do. */
+/* What was sent has been read, or has come. */
+static enum err settle_sent(struct lane_run *r, struct reason *why) {
+    const struct graph *g = r->g;
+    const uint64_t since = timeline_now(g->timeline);
+    const enum err e = r->n_passing ? ring_settle(g->ring, why) : ERR_NONE;
+    if (r->n_passing) timeline_add(g->timeline, TIMELINE_HOST, "wait for copies", r->layer, since);
+    struct reason other;
+    const enum err come = r->n_wanted ? arrivals_settle(g->arrivals, e ? &other : why) : ERR_NONE;
+    return e ? e : come;
+}
+
+/* The missing experts of the lane's layer: some over the link or from the file by a thread of its own, the others by the pool
+ * meanwhile. *rest: the pool's sums, NULL when it had nothing to do. */
 static enum err compute_both(struct lane_run *r, struct pool *pool, const struct batch *b, const float **rest, struct reason *why) {
     struct graph *g = r->g;
     struct batch own;
-    uint32_t n, n_passing;
-    uint64_t since;
     pthread_t thread;
-    divide_missing(r, &n, &n_passing);
-    const bool apart = n_passing && pthread_create(&thread, NULL, send_passing, r) == 0;
-    if (n_passing && !apart) send_passing(r);
-    if (n > n_passing) {
+    launch_resident(r); /* what the other lane, or a step's end, has brought since */
+    const uint32_t n = divide_missing(r);
+    const bool sends = r->n_passing || r->n_wanted, apart = sends && pthread_create(&thread, NULL, send_experts, r) == 0;
+    if (sends && !apart) send_experts(r);
+    if (n) {
         take_scratch_for(r, &own, b);
-        since = timeline_now(g->timeline);
+        const uint64_t since = timeline_now(g->timeline);
         run_workers(g, pool, compute_missing, r);
         timeline_add(g->timeline, TIMELINE_CPU, "missing experts", r->layer, since);
         *rest = g->vram->rest[r->part.lane];
     }
     if (apart) pthread_join(thread, NULL);
-    since = timeline_now(g->timeline);
-    const enum err e = n_passing ? ring_settle(g->ring, why) : ERR_NONE;
-    if (n_passing) timeline_add(g->timeline, TIMELINE_HOST, "wait for copies", r->layer, since);
-    return g->failed ? g->failed : e;
+    struct reason sent;
+    const enum err e = settle_sent(r, &sent);
+    if (g->failed) return g->failed; /* why is written */
+    if (e) *why = sent;
+    return e;
 }
 
 /* The experts the device has no slots for, and the sum; unless the host has had that half. */
@@ -635,12 +669,14 @@ static enum err run_prompt(struct graph *g, struct pool *pool, const struct batc
     const bool cpu_works = !v->all_resident || v->host_halves;
     const uint32_t n_lanes = cpu_works && b->n >= TWO_LANES_TOKENS ? 2 : 1, half = (b->n + n_lanes - 1) / n_lanes;
     struct arena scratch;
-    TRY(arena_open(&scratch, v->n_experts * (sizeof(struct gpu_batch_expert) + sizeof(uint32_t) + 1) + 3 * 64, why));
+    TRY(arena_open(&scratch, v->n_experts * (sizeof(struct gpu_batch_expert) + sizeof(uint32_t) + 2 + GPU_LANES) + (4 + GPU_LANES) * 64, why));
     struct lane_run lane = {.g = g};
     lane.resident = arena_take(&scratch, v->n_experts * sizeof *lane.resident);
     lane.missing = arena_take(&scratch, v->n_experts * sizeof *lane.missing);
     lane.passes = arena_take(&scratch, v->n_experts);
+    lane.wanted = arena_take(&scratch, v->n_experts);
     for (uint32_t i = 0; i < n_lanes; i++) {
+        lane.launched = arena_take(&scratch, v->n_experts);
         lane.part = (struct gpu_batch){i, i ? b->n - half : half, b->kv->sequence, b->first + i * half, b->tokens + i * half};
         lanes[i] = lane;
     }
@@ -672,11 +708,11 @@ static void give_step_logits(struct graph *g, struct pool *pool, const struct ba
 
 enum err run_gpu(struct graph *g, struct pool *pool, const struct batch *b, struct reason *why) {
     if (g->vram->hangs) return fail(why, ERR_IO, "the GPU hangs since an earlier token: start the program again");
-    if (b->kv->in_vram) TRY(vram_grow_kv(g->vram, (struct kv *)b->kv, b->first + b->n, why));
-    TRY(experts_enter(g->experts, why));
+    TRY(experts_enter(g->experts, why)); /* from here on the device is this run's, too */
     const bool step = b->n <= GPU_STEP_TOKENS;
+    enum err e = b->kv->in_vram ? vram_grow_kv(g->vram, (struct kv *)b->kv, b->first + b->n, why) : ERR_NONE;
     timeline_begin_run(g->timeline);
-    const enum err e = step ? run_step(g, pool, b, why) : run_prompt(g, pool, b, why);
+    if (!e) e = step ? run_step(g, pool, b, why) : run_prompt(g, pool, b, why);
     timeline_end_run(g->timeline);
     struct reason left;
     const enum err code = experts_leave(g->experts, e ? 0 : b->n, &left);

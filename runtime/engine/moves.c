@@ -134,6 +134,7 @@ void moves_close(struct moves **moves) {
 
 void moves_use(struct moves *m, uint32_t layer, const int32_t *experts, uint32_t n) { residency_use(m->policy, layer, experts, n); }
 void moves_advance(struct moves *m, uint32_t n) { residency_advance(m->policy, n); }
+void moves_set_there(struct moves *m, uint32_t layer, uint32_t expert) { residency_set(m->policy, layer, expert, true); }
 
 /* In RAM, and not (still) in VRAM. */
 static bool can_move(void *ctx, uint32_t layer, uint32_t expert) {

@@ -32,6 +32,8 @@ void moves_close(struct moves **moves); /* before the device's memory is freed *
 /* The choices of n tokens [n][n_used] at a layer; and n tokens went through all layers (0: they were given up). */
 void moves_use(struct moves *m, uint32_t layer, const int32_t *experts, uint32_t n);
 void moves_advance(struct moves *m, uint32_t n);
+/* An expert has come to its slot from elsewhere. No move begins before all have that were to. */
+void moves_set_there(struct moves *m, uint32_t layer, uint32_t expert);
 
 /* A step's command is being written: what has arrived is announced in it, what was staged is sent, what is warm is begun. */
 void moves_before_step(struct moves *m, struct gpu_command *command);

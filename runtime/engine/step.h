@@ -42,6 +42,7 @@ struct graph {
     struct vram *vram; /* NULL: all on the CPU */
     struct moves *moves; /* NULL: none */
     struct ring *ring;   /* NULL: none */
+    struct arrivals *arrivals; /* NULL: none */
     struct graph_mails mails;
     uint32_t defer;            /* graph_defer() */
     bool owed;                 /* what is deferred waits to be added */

@@ -87,7 +87,8 @@ static uint64_t expert_file_bytes(const struct model *m) {
     return most + VRAM_MATRICES * ALIGN;
 }
 
-uint64_t vram_staging_bytes(const struct model *m) { return upload_bytes(expert_file_bytes(m)); }
+/* An upload's buffer; then one of arrivals, two of moves, one of the ring. */
+uint64_t vram_staging_bytes(const struct model *m) { return upload_bytes(expert_file_bytes(m), 1) + 3 * round_up(expert_file_bytes(m), ALIGN); }
 
 static uint64_t page_bytes(const struct model_shape *s) { return (uint64_t)s->n_kv_heads * GPU_PAGE_TOKENS * s->head_dim * 2; }
 
@@ -96,7 +97,7 @@ uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host
     const uint64_t qw = (uint64_t)s->n_heads * s->head_dim, kw = (uint64_t)s->n_kv_heads * s->head_dim, f = sizeof(float);
     const uint64_t lane = ubatch * f * ((parts_on_host ? 3 : 2) * s->n_embd + (kv_on_host ? 2 * qw + 2 * kw : 0) + 2 * s->n_experts_used);
     const uint64_t shared = GPU_STEP_TOKENS * f * (s->n_vocab + 2 * (qw + 2 * kw) + 2 * s->n_embd) + (64 << 10);
-    return GPU_LANES * lane + shared + vram_staging_bytes(m);
+    return GPU_LANES * lane + shared + upload_bytes(expert_file_bytes(m), UPLOAD_BUFFERS);
 }
 
 /* ---- what is described ---------------------------------------------------------------------------------------------- */
@@ -298,37 +299,47 @@ void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const
     }
 }
 
-static enum err put_expert(struct opening *p, uint32_t layer, uint32_t expert, gpu_ptr to, struct reason *why) {
-    const struct model_layer *l = &p->m->layers[layer];
+uint64_t vram_expert_bytes(const struct model *m) { return expert_file_bytes(m); }
+
+uint32_t vram_expert_parts(const struct vram *v, uint32_t layer, uint32_t expert, gpu_ptr to, struct upload_part parts[FETCH_EXTENTS]) {
+    const struct model_layer *l = &v->model->layers[layer];
     const struct model_tensor *const tensors[VRAM_MATRICES] = {l->gate, l->up ? l->up : l->gate, l->down};
     struct vram_matrix m[VRAM_MATRICES];
-    struct upload_part parts[VRAM_MATRICES];
-    vram_expert(p->v, layer, m);
+    vram_expert(v, layer, m);
     for (int i = 0; i < VRAM_MATRICES; i++) {
         const struct model_tensor *t = tensors[i];
         const uint64_t skip = i == 1 && !l->up ? m[0].bytes : 0;
         const struct model_slice at = model_slice_of(t, expert);
         parts[i] = (struct upload_part){at.file, at.offset + skip, m[i].bytes, m[i].type, m[i].rows, m[i].k, to + m[i].at};
     }
-    return upload_group(p->upload, parts, VRAM_MATRICES, why);
+    return VRAM_MATRICES;
+}
+
+static void place_experts(struct vram *v, const struct plan *plan) {
+    v->all_placed = true;
+    for (uint32_t id = 0; id < plan->n_layers * plan->n_experts; id++) {
+        const uint32_t l = id / plan->n_experts;
+        struct vram_slots *c = &v->classes[plan->layers[l].class];
+        if (plan->expert_tier[id] == PLAN_VRAM && c->used + c->spare < c->n)
+            v->place_of[id] = (uint32_t)(1 + (c->base + c->used++ * c->bytes - v->slots) / ALIGN);
+        else
+            v->all_placed &= v->layers[l].host_experts;
+    }
 }
 
 /* In the plan's order of layers, which is the file's. */
 static enum err put_experts(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
     const struct plan *plan = p->o->plan;
-    v->all_resident = true;
+    v->all_resident = v->all_placed;
     for (uint32_t l = 0; l < plan->n_layers; l++) {
-        struct vram_slots *c = &v->classes[plan->layers[l].class];
         for (uint32_t e = 0; e < plan->n_experts; e++) {
             const uint32_t id = l * plan->n_experts + e;
-            if (plan->expert_tier[id] != PLAN_VRAM || c->used + c->spare >= c->n) {
-                v->all_resident &= v->layers[l].host_experts;
-                continue;
-            }
-            const gpu_ptr to = c->base + c->used++ * c->bytes;
-            TRY(put_expert(p, l, e, to, why));
-            v->slot_of[id] = (uint32_t)(1 + (to - v->slots) / ALIGN);
+            struct upload_part parts[FETCH_EXTENTS];
+            if (!v->place_of[id]) continue;
+            const uint32_t n = vram_expert_parts(v, l, e, v->slots + (uint64_t)(v->place_of[id] - 1) * ALIGN, parts);
+            TRY(upload_group(p->upload, parts, n, why));
+            v->slot_of[id] = v->place_of[id];
         }
         if (told_to_stop(p)) return fail(why, ERR_CANCELLED, "loading was cancelled");
     }
@@ -442,18 +453,21 @@ static enum err open_parts(struct opening *p, struct reason *why) {
     struct vram *v = p->v;
     const uint64_t n = (uint64_t)v->n_layers * v->n_experts;
     v->slot_of = calloc_checked(n, sizeof *v->slot_of);
+    v->place_of = calloc_checked(n, sizeof *v->place_of);
     v->n_classes = p->o->plan->n_classes;
     v->classes = calloc_checked((uint64_t)v->n_classes + 1, sizeof *v->classes);
     v->layer_class = calloc_checked(v->n_layers, sizeof *v->layer_class);
     v->layers = calloc_checked(v->n_layers, sizeof *v->layers);
-    if (!v->slot_of || !v->classes || !v->layer_class || !v->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
+    if (!v->slot_of || !v->place_of || !v->classes || !v->layer_class || !v->layers) return fail(why, ERR_NO_MEMORY, "no memory for the table of %llu experts", (unsigned long long)n);
     for (uint32_t l = 0; l < v->n_layers; l++) v->layer_class[l] = p->o->plan->layers[l].class;
     divide_layers(v, p->o->plan);
-    TRY(upload_open(v->gpu, p->o->fetch, expert_file_bytes(p->m), &p->upload, why));
+    TRY(upload_open(v->gpu, p->o->fetch, expert_file_bytes(p->m), UPLOAD_BUFFERS, &p->upload, why));
     TRY(put_dense(p, why));
     TRY(open_pages(p, why));
     TRY(open_lanes(p, why));
     TRY(open_network(p, why));
+    place_experts(v, p->o->plan);
+    if (p->o->experts_later) return v->ops->check(v->gpu, why);
     return put_experts(p, why);
 }
 
@@ -501,6 +515,7 @@ void vram_close(struct vram **vram) {
     free(v->layers);
     free(v->layer_class);
     free(v->slot_of);
+    free(v->place_of);
     free(v->classes);
     free(v->free_pages);
     free(v);

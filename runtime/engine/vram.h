@@ -7,6 +7,7 @@
 
 #include "engine/kv.h"
 #include "engine/network.h"
+#include "engine/upload.h"
 #include "engine/weights.h"
 #include "gpu/gpu.h"
 #include "placement/plan.h"
@@ -20,6 +21,7 @@ struct vram_options {
     const struct weights *weights;  /* what is in RAM: the embedding */
     uint32_t ubatch;
     bool host_defers;               /* as gpu_network_options has it */
+    bool experts_later;             /* their slots stay empty: arrivals.h fills them */
     struct fetch *fetch;            /* with nothing in flight; used during vram_open() */
     struct gpu *gpu;                /* closed by the caller, later */
     struct log_sink log;
@@ -31,7 +33,7 @@ struct vram_slots { /* of one class */
     gpu_ptr base;
     uint64_t bytes; /* of one */
     uint32_t n;
-    uint32_t used;  /* the first ones, filled while opening */
+    uint32_t used;  /* the first ones: somebody's place */
     uint32_t spare; /* beyond the plan's: for moves */
 };
 
@@ -62,6 +64,8 @@ struct vram {
     bool hangs;         /* the device did not come to an end when it was told to: nothing can be asked of it any more */
 
     uint32_t *slot_of;           /* [n_layers * n_experts] as struct gpu_command has them */
+    uint32_t *place_of;          /* the same, where the plan wants them, there or not yet: fixed after opening */
+    bool all_placed;             /* all_resident, once they are there */
     gpu_ptr slots;               /* all classes, one allocation */
     uint64_t slots_bytes;
     struct vram_slots *classes;  /* [n_classes], then the ring: slots of the largest class that nothing stays in */
@@ -93,7 +97,7 @@ static inline bool vram_on_host(const struct vram *v, uint32_t half) {
 
 /* RAM that an open one takes beside the embedding: staging, shared blocks, lanes. `parts_on_host`: halves of layers, or the head. */
 uint64_t vram_host_bytes(const struct model *m, uint32_t ubatch, bool kv_on_host, bool parts_on_host);
-/* VRAM that is taken beside everything else while a model is loaded. */
+/* VRAM that is taken beside everything else: by the upload while a model is loaded; by moves, the ring and arrivals after that. */
 uint64_t vram_staging_bytes(const struct model *m);
 
 /* ERR_UNSUPPORTED: the device has no kernels for one of the model's tensors, or none for a layer's gate and up matrices together; the
@@ -105,6 +109,9 @@ void vram_close(struct vram **vram);
 
 /* The matrices of an expert of a layer; the same for all of them. */
 void vram_expert(const struct vram *v, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]);
+/* The same with where each part is in the file and goes on the device, for upload.h; returns how many. */
+uint32_t vram_expert_parts(const struct vram *v, uint32_t layer, uint32_t expert, gpu_ptr slot, struct upload_part out[FETCH_EXTENTS]);
+uint64_t vram_expert_bytes(const struct model *m); /* of the largest expert's parts together, as upload_open() wants them */
 uint64_t vram_expert_room(const struct vram *v); /* bytes of the largest expert in the file's layout, each matrix 256-aligned */
 /* On the copy stream: an expert's matrices, in the file's layout at from[], to a slot. `staging`: vram_expert_room() bytes on the
  * device, in use until the stream has passed. from[] as gpu_ops.upload takes it. */

@@ -36,15 +36,15 @@ struct engine *open_engine(const struct run *r, struct reason *why) {
                                      .n_rules = n_rules,
                                      .defer_experts = r->defer,
                                      .max_slots = r->slots,
-                                     .fill_first = r->fill_first,
+                                     .fill_first = !r->starts_empty,
                                      .kv_tokens = 512,
                                      .timeline_spans = r->timeline ? 1 << 16 : 0,
                                      .shuffle_experts = r->shuffle,
                                      .pass_from_tokens = r->pass_from,
                                      .on_experts = r->seen ? watch : NULL,
                                      .on_experts_ctx = r->seen,
-                                     .wrap_stream = r->faulty ? faulty_wrap : NULL,
-                                     .wrap_stream_ctx = r->faulty,
+                                     .wrap_stream = r->faulty ? faulty_wrap : r->wrap,
+                                     .wrap_stream_ctx = r->faulty ? r->faulty : r->wrap_ctx,
                                      .log = r->log};
     struct engine *e;
     return engine_open(&o, &e, why) ? NULL : e;
@@ -122,6 +122,19 @@ int open_models(void **state) {
     if (!synth_preset(SPAN("exactness"), &spec)) fail_test("no preset");
     spec.experts = 32;
     spec.layers = LAYERS; /* emulation takes a tenth of a second a layer and token */
+    hybrid_q4 = tiny_model_write(&spec);
+    spec.mix = "f16";
+    hybrid_model = tiny_model_write(&spec);
+    return 0;
+}
+
+int open_small_models(void **state) {
+    (void)state;
+    device = getenv("DEVICE") ? getenv("DEVICE") : "host";
+    struct synth_spec spec;
+    if (!synth_preset(SPAN("exactness"), &spec)) fail_test("no preset");
+    spec.layers = LAYERS, spec.experts = SMALL_EXPERTS, spec.embd = 128, spec.heads = 4, spec.head_dim = 32, spec.ff = 64;
+    spec.mix = "q8_0";
     hybrid_q4 = tiny_model_write(&spec);
     spec.mix = "f16";
     hybrid_model = tiny_model_write(&spec);

@@ -23,13 +23,15 @@ struct seen {
 
 struct run {
     uint64_t vram_budget;
-    bool on_cpu, kv_on_host, fill_first;
+    bool on_cpu, kv_on_host, starts_empty; /* else VRAM and RAM are filled first */
     uint32_t slots, cpu_moe, gpu_layers, threads, ubatch;
     uint32_t defer;
     const char *rules; /* as -ot has them; NULL: none */
     const char *path;
     uint32_t shuffle, pass_from;
     struct text *timeline; /* written here at the end; may be NULL */
+    struct stream *(*wrap)(void *ctx, struct stream *inner); /* engine_options.wrap_stream */
+    void *wrap_ctx;
     struct seen *seen; /* who watches the choices; may be NULL */
     struct faulty *faulty; /* reads go through it; may be NULL */
     struct log_sink log;
@@ -55,6 +57,9 @@ void run(const struct run *r, uint32_t prompt, uint32_t more, struct result *out
 void expect_close(const char *what, const struct result *want, const struct result *got, double most);
 
 int open_models(void **state); /* group setup and teardown */
+/* The same with models of an eighth of the weights, SMALL_EXPERTS a layer, the quantized one of Q8_0: for many runs. */
+enum { SMALL_EXPERTS = 16 };
+int open_small_models(void **state);
 int remove_models(void **state);
 
 #endif
