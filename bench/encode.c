@@ -1,8 +1,8 @@
 /* How well and how fast weights are written:
  *
- *     encode speed [TYPE]           M weights a second of one thread's time, on rows of 2048 near-normal numbers, with an
- * importance encode compare DIR COLUMNS    against blocks that another program made of DIR/input.f32 (rows of COLUMNS floats),
- * with DIR/imatrix.f32 (COLUMNS floats) when there is one: DIR/q4_k.bin and so on
+ *     encode speed [TYPE]           M weights a second of one thread, on rows of 2048 near-normal numbers, with an importance
+ *     encode compare DIR COLUMNS    against blocks that another program made of DIR/input.f32 (rows of COLUMNS floats), with
+ *                                   DIR/imatrix.f32 (COLUMNS floats) when there is one: DIR/q4_k.bin and so on
  *
  * `compare` prints a line a type: the error of theirs and ours, sqrt(sum w dx^2 / sum w x^2) with the importance as w, each row
  * counting the same; ours over theirs; the worst row's quotient and its number; rows more than 1 % worse. */
@@ -15,6 +15,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/encode.h"
+#include "tests/support/row_error.h"
 
 enum { USAGE = 2 };
 
@@ -44,17 +45,6 @@ static struct floats read_floats(const char *folder, const char *name) {
     size_t bytes = 0;
     float *data = read_all(folder, name, &bytes);
     return (struct floats){data, bytes / sizeof *data};
-}
-
-/* sum w (x - y)^2 / sum w x^2, or the sum alone when x is nothing */
-static double error_of(const float *x, const float *y, const float *w, size_t k) {
-    double off = 0, all = 0;
-    for (size_t i = 0; i < k; i++) {
-        const double weight = w ? (double)w[i] : 1, d = (double)x[i] - (double)y[i];
-        off += weight * d * d;
-        all += weight * (double)x[i] * (double)x[i];
-    }
-    return all > 0 ? off / all : off;
 }
 
 struct score {
@@ -88,10 +78,10 @@ static bool compare_type(const struct cpu_type *cpu, enum tensor_type type, cons
     struct score s = {0};
     for (size_t row = 0; theirs && ours && y && row < bytes / row_bytes && row < x.n / k; row++) {
         cpu->dequant(theirs + row * row_bytes, y, k);
-        const double their_error = error_of(x.data + row * k, y, w.data, k);
+        const double their_error = row_error(x.data + row * k, y, w.data, k);
         encode_row(type, x.data + row * k, w.data, k, ours);
         cpu->dequant(ours, y, k);
-        score_row(&s, row, error_of(x.data + row * k, y, w.data, k), their_error);
+        score_row(&s, row, row_error(x.data + row * k, y, w.data, k), their_error);
     }
     if (s.rows)
         printf("%-8s theirs %.6f  ours %.6f  ratio %.4f  worst %.4f (row %zu)  worse %zu of %zu\n", info->name,

@@ -10,6 +10,7 @@
 
 #include "model/model.h"
 #include "tests/support/jsonl.h"
+#include "tests/support/model_tokenizer.h"
 #include "tests/support/small_vocab.h"
 #include "text/chat.h"
 
@@ -383,21 +384,7 @@ static void test_real_vocabulary(void **state) {
         print_message("skipped: %s\n", why.text);
         skip();
     }
-    const struct model_vocab *const v = &m->vocab;
-    const struct tokenizer_source source = {
-        .n_tokens = v->n_tokens,
-        .tokens = v->tokens,
-        .types = v->types,
-        .n_merges = v->n_merges,
-        .merges = v->merges,
-        .bos = v->bos,
-        .eos = v->eos,
-        .eot = v->eot,
-        .pad = v->pad,
-        .add_bos = v->add_bos,
-    };
-    struct tokenizer *t;
-    if (tokenizer_open(&source, &t, &why) != ERR_NONE) fail_test("%s", why.text);
+    struct tokenizer *t = open_tokenizer(&m->vocab);
     jsonl_each(SHARED_DIR "/golden/chat/public.jsonl", check_real, t);
     check_injection(t);
     struct chat_prompt prompt = render_json(CHAT_QWEN3, "{\"messages\":[{\"role\":\"user\",\"content\":\"<|im_end|>\"}],"

@@ -19,6 +19,7 @@
 
 #include "core/json.h"
 #include "engine/engine.h"
+#include "tests/support/files.h"
 #include "tests/support/tiny_model.h"
 
 #define PROGRAM BUILD_DIR "/coldstream"
@@ -50,13 +51,7 @@ static struct {
     struct termios before;
 } chat = {.pid = -1, .fd = -1};
 
-static const char *in_folder(const char *name) { /* valid until the fourth next call */
-    static char paths[4][sizeof folder + 64];
-    static unsigned next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
+static const char *in_folder(const char *name) { return path_in(folder, name); }
 
 static void on_alarm(int number) {
     static const char text[] = "test_chat_pty: out of time\n";

@@ -15,6 +15,7 @@
 #include "cli/logprobs.h"
 #include "core/core.h"
 #include "core/json.h"
+#include "tests/support/files.h"
 #include "tests/support/hf_raw.h"
 #include "text/chat.h"
 
@@ -35,22 +36,6 @@ struct result {
 
 enum { FILE_IN, FILE_OUT, FILE_ERR, FILE_BAD, FILE_PROMPT, FILE_BASE, FILE_COUNT };
 static char files[FILE_COUNT][sizeof folder + 16]; /* paths, all that may be in the folder */
-
-static void write_file(const char *path, struct span bytes) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes.ptr, 1, bytes.len, f), bytes.len);
-    assert_int_equal(fclose(f), 0);
-}
-
-static void read_file(const char *path, struct text *out) {
-    char piece[4096];
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    for (size_t n; (n = fread(piece, 1, sizeof piece, f));) text_add(out, piece, n);
-    fclose(f);
-    if (!out->ptr) text_add(out, "", 0);
-}
 
 /* Ends the child's life as the shell would start it: stdin, stdout and stderr are files. */
 static void become(char *const *words, const char *out) {

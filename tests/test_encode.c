@@ -10,17 +10,10 @@
 #include "cpu/cpu.h"
 #include "cpu/encode.h"
 #include "cpu/encode_private.h"
+#include "tests/support/row_error.h"
+#include "tests/support/sample.h"
 
 enum { K = 512, GUARD = 64 };
-
-static uint64_t next_random(uint64_t *s) {
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s * 0x2545f4914f6cdd1dull;
-}
-
-static float uniform(uint64_t *s) { return (float)(int32_t)(next_random(s) >> 32) * 0x1p-31f; } /* -1 .. 1 */
 
 static float normal(uint64_t *s) {
     float sum = 0;
@@ -63,15 +56,7 @@ static bool round_trip(enum tensor_type type, const float *x, const float *impor
     return finite;
 }
 
-static double error_of(const float *x, const float *y, const float *w, size_t k) {
-    double off = 0, all = 0;
-    for (size_t i = 0; i < k; i++) {
-        const double weight = w ? (double)w[i] : 1, d = (double)x[i] - (double)y[i];
-        off += weight * d * d;
-        all += weight * (double)x[i] * (double)x[i];
-    }
-    return all > 0 ? sqrt(off / all) : sqrt(off);
-}
+static double error_of(const float *x, const float *y, const float *w, size_t k) { return sqrt(row_error(x, y, w, k)); }
 
 #define EACH_TYPE(type)                                                                                                        \
     for (enum tensor_type type = (enum tensor_type)0; type < TYPE_COUNT; type++)                                               \

@@ -10,17 +10,9 @@
 
 #include "cpu/cpu.h"
 #include "engine/engine.h"
+#include "tests/support/files.h"
 
 enum { MAX_LOGITS = 64 * 512 };
-
-static void *read_file(const char *path, size_t *n_bytes) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    char *bytes = malloc(1 << 22);
-    *n_bytes = fread(bytes, 1, 1 << 22, f);
-    fclose(f);
-    return bytes;
-}
 
 struct collected {
     float logits[MAX_LOGITS];
@@ -97,13 +89,13 @@ static void agrees_with_transformers(void **state) {
     static struct collected got;
     static const char *const models[] = {"hf_tiny", "hf_tiny_tied"};
     size_t n_bytes = 0;
-    int32_t *tokens = read_file(TESTS_DIR "/golden/hf_tiny/tokens.i32", &n_bytes);
+    int32_t *tokens = read_block(TESTS_DIR "/golden/hf_tiny/tokens.i32", &n_bytes);
     assert_non_null(tokens);
     const uint64_t n = n_bytes / 4;
     for (size_t m = 0; m < 2; m++) {
         char path[512], what[64];
         snprintf(path, sizeof path, TESTS_DIR "/golden/hf_tiny/logits_%s.f32", models[m]);
-        float *want = read_file(path, &n_bytes);
+        float *want = read_block(path, &n_bytes);
         assert_non_null(want);
         snprintf(path, sizeof path, TESTS_DIR "/golden/hf_tiny/%s.gguf", models[m]);
         for (size_t i = 0; i < 3; i++) {
@@ -146,7 +138,7 @@ static void agrees_with_golden_tiny(void **state) {
         char path[512];
         size_t n_bytes;
         snprintf(path, sizeof path, SHARED_DIR "/golden/gguf/tiny/%s", cases[i].want);
-        float *want = read_file(path, &n_bytes);
+        float *want = read_block(path, &n_bytes);
         assert_non_null(want);
         snprintf(path, sizeof path, SHARED_DIR "/golden/gguf/tiny/%s", cases[i].file);
         run_all(&(struct setup){path, NULL, 2, 5, cases[i].kv_f32}, cases[i].tokens, 12, &got);

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "cpu/exl3.h"
+#include "tests/support/files.h"
+#include "tests/support/sample.h"
 
 enum { GUARD = 64, BOOKS = 3, VARIANTS = 4 };
 
@@ -25,21 +27,6 @@ static bool variant_open(int variant, struct cpu_ops *ops) {
     if (variant == 3) return ops->types[TYPE_EXL3_4].matmul != plain.types[TYPE_EXL3_4].matmul; /* what the machine takes by itself */
     *ops = plain;
     return true;
-}
-
-static uint64_t next_random(uint64_t *s) {
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s * 0x2545f4914f6cdd1dull;
-}
-
-static float uniform(uint64_t *s) { return (float)(int32_t)(next_random(s) >> 32) * 0x1p-31f; } /* -1 .. 1 */
-
-static void *must_alloc(size_t bytes) { /* exact size, so that the address sanitizer sees one byte too far */
-    void *p = NULL;
-    assert_int_equal(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
-    return p;
 }
 
 /* ---- codebooks ------------------------------------------------------------------------------------------------------ */
@@ -93,23 +80,15 @@ static const struct golden goldens[] = {
 };
 enum { N_GOLDENS = sizeof goldens / sizeof *goldens, OWN_GOLDENS = 2 /* copied into the repository */ };
 
-static void *read_file(const char *folder, const char *name, const char *file, size_t *bytes) {
+static void *find_block(const char *folder, const char *name, const char *file, size_t *bytes) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s/%s", folder, name, file);
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    assert_int_equal(fseek(f, 0, SEEK_END), 0);
-    *bytes = (size_t)ftell(f);
-    rewind(f);
-    void *data = must_alloc(*bytes);
-    assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-    fclose(f);
-    return data;
+    return read_block(path, bytes);
 }
 
 static void *must_read(const char *folder, const char *name, const char *file, size_t bytes) {
     size_t got;
-    void *data = read_file(folder, name, file, &got);
+    void *data = find_block(folder, name, file, &got);
     if (!data) fail_test("%s/%s/%s is missing", folder, name, file);
     if (bytes && got != bytes) fail_test("%s/%s/%s has %zu bytes, not %zu", folder, name, file, got, bytes);
     return data;
@@ -147,7 +126,7 @@ static double relative_rms(const float *got, const float *want, const float *bia
 
 static void check_products(const struct golden *g, const char *folder, const uint8_t *trellis) {
     size_t bytes;
-    uint16_t *in = read_factors(folder, g, true), *out = read_factors(folder, g, false), *halves = read_file(folder, g->name, "x.f16", &bytes);
+    uint16_t *in = read_factors(folder, g, true), *out = read_factors(folder, g, false), *halves = find_block(folder, g->name, "x.f16", &bytes);
     assert_non_null(halves);
     const size_t n = bytes / 2 / g->k;
     float *want = must_read(folder, g->name, "y.f32", 4 * n * g->rows), *bias = NULL;
@@ -182,7 +161,7 @@ static void golden_matrices_are_exact(void **state) {
     (void)state;
     for (int i = 0; i < OWN_GOLDENS; i++) check_golden(TESTS_DIR "/golden/exl3", &goldens[i]);
     size_t bytes;
-    void *there = read_file(SHARED_DIR "/golden/exl3", ".", "index.json", &bytes);
+    void *there = find_block(SHARED_DIR "/golden/exl3", ".", "index.json", &bytes);
     if (!there) {
         print_message("[  SKIP  ] %s/golden/exl3 is absent: only the small copy was checked\n", SHARED_DIR);
         return;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "placement/facts.h"
+#include "tests/support/files.h"
 
 #define MACHINES TESTS_DIR "/machines"
 
@@ -24,14 +25,6 @@ static struct facts *parsed(const char *json) {
     struct reason why = {""};
     if (facts_parse(span_of(json), f, &why)) fail_test("refused: %s", why.text);
     return f;
-}
-
-static void read_file(const char *path, struct text *out) {
-    char piece[4096];
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    for (size_t n; (n = fread(piece, 1, sizeof piece, f));) text_add(out, piece, n);
-    fclose(f);
 }
 
 /* What is written reads back as the same bytes. */

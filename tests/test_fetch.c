@@ -4,20 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/fetch.h"
+#include "tests/support/child.h"
 #include "tests/support/faulty_stream.h"
 #include "tests/support/pattern_file.h"
 
@@ -570,26 +566,6 @@ static void reads_from_memory_file(void **state) {
 
 /* ---- what systems deny, each in a process of its own ----------------------------------------------------------------- */
 
-enum { CHILD_OK = 0, CHILD_WRONG = 1, CHILD_SKIPPED = 2 };
-
-/* Runs `fn` in a child, which must not use cmocka's assertions: it says what was wrong on stderr. */
-static void in_child(int (*fn)(int), int argument) {
-    fflush(NULL);
-    const pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) _exit(fn(argument));
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0) assert_int_equal(errno, EINTR);
-    if (!WIFEXITED(status)) fail_test("the child ended with signal %d", WTERMSIG(status));
-    if (WEXITSTATUS(status) == CHILD_SKIPPED) skip();
-    assert_int_equal(WEXITSTATUS(status), CHILD_OK);
-}
-
-static int complain(const char *what, const char *detail) {
-    fprintf(stderr, "  in the child: %s: %s\n", what, detail);
-    return CHILD_WRONG;
-}
-
 /* Open with `kind` and read ranges of both files to their ends; the expected backend may be NULL: any. */
 static int child_reads(enum stream_kind kind, const char *backend) {
     struct reason why = {{0}};
@@ -626,17 +602,8 @@ static const struct denial denials[] = {
 
 static int child_filtered(int which) {
     const struct denial d = denials[which];
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, d.call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)d.error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog program = {sizeof code / sizeof *code, code};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-        fprintf(stderr, "  SKIP: seccomp filters are not permitted: %s\n", strerror(errno));
-        return CHILD_SKIPPED;
-    }
+    const int denied = deny_call(d.call, d.error);
+    if (denied) return denied;
     if (d.call == SYS_statx) return child_reads(STREAM_AUTO, NULL);
     struct reason why = {{0}};
     const struct fetch_options o = options_for(STREAM_URING);
@@ -651,12 +618,8 @@ static void falls_back_when_denied(void **state) {
 }
 
 static int child_memlock(int kib) {
-    const struct rlimit limit = {(rlim_t)kib << 10, (rlim_t)kib << 10};
-    if (setrlimit(RLIMIT_MEMLOCK, &limit)) return complain("setrlimit", strerror(errno));
-    /* root is exempt from this limit */
-    if (getuid() == 0 && (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)))
-        fprintf(stderr, "  cannot become an ordinary user: %s\n", strerror(errno));
-    return child_reads(STREAM_AUTO, NULL);
+    const int denied = limit_locked_memory(kib);
+    return denied ? denied : child_reads(STREAM_AUTO, NULL);
 }
 
 static void works_without_locked_memory(void **state) {
@@ -667,12 +630,8 @@ static void works_without_locked_memory(void **state) {
 
 /* With `spare` descriptors left, from none on: slower, but the same bytes. */
 static int child_descriptors(int spare) {
-    const int next = dup(0);
-    if (next < 0) return complain("dup", strerror(errno));
-    close(next);
-    const struct rlimit limit = {(rlim_t)(next + spare), (rlim_t)(next + spare)};
-    if (setrlimit(RLIMIT_NOFILE, &limit)) return complain("setrlimit", strerror(errno));
-    return child_reads(STREAM_AUTO, NULL);
+    const int denied = limit_descriptors(spare);
+    return denied ? denied : child_reads(STREAM_AUTO, NULL);
 }
 
 static void works_without_descriptors(void **state) {

@@ -1,39 +1,26 @@
 /* The tokenizer of a model directory: the same tokens, types, merges, ids and template as a GGUF file of the model has, also
  * for the published Qwen3 tokenizer; other kinds of tokenizers and damaged files are refused by name. */
-#include "tests/support/refuse.h"
+#include "tests/support/refuse_dir.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/support/hf_raw.h"
-#include "text/tokenizer.h"
-
-static struct raw_hf hf;
-
-static int setup(void **state) {
-    if (refuse_setup(state) != 0) return -1;
-    snprintf(hf.folder, sizeof hf.folder, "%s/checkpoint", refuse_folder);
-    if (mkdir(hf.folder, 0700) != 0) return -1;
-    raw_hf_dense(&hf);
-    raw_hf_tokenizer(&hf);
-    return 0;
-}
-
-static int teardown(void **state) {
-    raw_hf_clear(&hf);
-    raw_hf_free(&hf);
-    return rmdir(hf.folder) | refuse_teardown(state);
-}
-
-#define DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#include "tests/support/model_tokenizer.h"
 
 static void renew(void) {
     raw_hf_dense(&hf);
     raw_hf_tokenizer(&hf);
 }
+
+static int setup(void **state) {
+    if (refuse_dir_setup(state) != 0) return -1;
+    raw_hf_tokenizer(&hf);
+    return 0;
+}
+
+#define DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup, refuse_dir_teardown)
 
 static struct model *open_dir(bool need_weights) {
     struct model *m;
@@ -41,24 +28,6 @@ static struct model *open_dir(bool need_weights) {
     raw_hf_write(&hf);
     if (measured_open(hf.folder, need_weights, &m, &why) != ERR_NONE) fail_test("refused: %s", why.text);
     return m;
-}
-
-static struct tokenizer *open_tokenizer(const struct model *m) {
-    const struct model_vocab *v = &m->vocab;
-    const struct tokenizer_source source = {.n_tokens = v->n_tokens,
-                                            .tokens = v->tokens,
-                                            .types = v->types,
-                                            .n_merges = v->n_merges,
-                                            .merges = v->merges,
-                                            .bos = v->bos,
-                                            .eos = v->eos,
-                                            .eot = v->eot,
-                                            .pad = v->pad,
-                                            .add_bos = v->add_bos};
-    struct tokenizer *t;
-    struct reason why = {0};
-    if (tokenizer_open(&source, &t, &why) != ERR_NONE) fail_test("%s", why.text);
-    return t;
 }
 
 static void expect_span(struct span s, const char *text) {
@@ -90,7 +59,7 @@ static void reads_a_small_tokenizer(void **state) {
     expect_span(v->pre, "qwen2");
     assert_true(v->bos == 0 && v->eos == 259 && v->pad == 258 && v->eot == -1 && !v->add_bos);
     expect_span(m->chat_template, "{% if x %}\n\xc3\xa9");
-    struct tokenizer *t = open_tokenizer(m);
+    struct tokenizer *t = open_tokenizer(&m->vocab);
     struct token_list ids = {0};
     assert_int_equal(tokenizer_encode(t, SPAN("abc<think> ab"), PARSE_SPECIAL, &ids, NULL), ERR_NONE);
     const int32_t expected[] = {257, 260, ' ', 256};
@@ -190,7 +159,7 @@ static void needs_no_weights(void **state) {
     assert_int_equal(m->vocab.n_tokens, 261);
     assert_int_equal(m->shape.n_vocab, 261);
     assert_int_equal(m->vocab.bos, -1);
-    struct tokenizer *t = open_tokenizer(m);
+    struct tokenizer *t = open_tokenizer(&m->vocab);
     tokenizer_close(&t);
     model_close(&m);
 }

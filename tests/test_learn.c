@@ -13,6 +13,7 @@
 
 #include "cli/io_report.h"
 #include "cli/learn.h"
+#include "tests/support/files.h"
 
 #define PROGRAM BUILD_DIR "/coldstream"
 #define TINY TESTS_DIR "/golden/hf_tiny/hf_tiny.gguf" /* 2 layers, 3 of 8 experts; byte tokens */
@@ -38,23 +39,6 @@ static const char *in_folder(const char *name) {
     while (i < 32 && paths[i][0] && strcmp(paths[i], wanted) != 0) i++;
     assert_true(i < 32);
     return memcpy(paths[i], wanted, sizeof wanted);
-}
-
-static void read_file(const char *path, struct text *out) {
-    char piece[4096];
-    FILE *f = fopen(path, "rb");
-    if (!f) fail_test("%s is missing", path);
-    text_clear(out);
-    text_add(out, "", 0);
-    for (size_t n; (n = fread(piece, 1, sizeof piece, f));) text_add(out, piece, n);
-    fclose(f);
-}
-
-static void write_file(const char *path, const char *content) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_true(fputs(content, f) >= 0);
-    assert_int_equal(fclose(f), 0);
 }
 
 static pid_t start(const char *out, const char *err, const char *setting, const char *const *words) {
@@ -222,7 +206,7 @@ static void other_files_are_not_replaced(void **state) {
     (void)state;
     const char *const path = in_folder("letter");
     struct text content = {0};
-    write_file(path, "dear reader");
+    write_file(path, SPAN("dear reader"));
     const struct result *r = COLDSTREAM("profile", "-m", TINY, "-f", TEXT, "-o", path);
     assert_int_equal(r->status, 1);
     expect_said(r, "holds no profile");
@@ -382,7 +366,7 @@ static void broken_files_are_ignored_and_replaced(void **state) {
         "\"reuse\": [0,0], "
         "\"counts\": [[1]]}"};
     for (size_t i = 0; i < 4; i++) {
-        write_file(path, broken[i]);
+        write_file(path, span_of(broken[i]));
         const struct result *r = RUN("30", "-t", "1");
         expect_done(r);
         expect_said(r, "warning: ");
@@ -399,7 +383,7 @@ static void a_newer_programs_file_stays(void **state) {
     expect_done(RUN("30", "-t", "1"));
     const char *const given = in_folder("given.json");
     expect_done(COLDSTREAM("profile", "-m", TINY, "--prompt-ids", ids, "-o", given));
-    write_file(learned_path(), newer);
+    write_file(learned_path(), span_of(newer));
     const struct result *r = RUN("30", "-t", "1");
     expect_done(r);
     expect_said(r, "is version 2");
@@ -422,14 +406,13 @@ static void a_given_profile_is_used_instead(void **state) {
     struct text content = {0};
     read_file(given, &content);
     memcpy(strstr(content.ptr, "hf_tiny"), "hf_huge", 7);
-    write_file(bad, content.ptr); /* of another quantization, say */
+    write_file(bad, (struct span){content.ptr, content.len}); /* of another quantization, say */
     r = RUN("30", "--profile", bad, "-v");
     expect_done(r);
     expect_said(r, "counted on another model: hf_huge");
     text_free(&content);
-    write_file(bad,
-               "{\"coldstream_profile\": 1, \"model\": \"other\", \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 1, "
-               "\"reuse\": [0,0], \"counts\": [[1]]}");
+    write_file(bad, SPAN("{\"coldstream_profile\": 1, \"model\": \"other\", \"layers\": 1, \"experts\": 1, \"used\": 1, \"tokens\": 1, "
+                         "\"reuse\": [0,0], \"counts\": [[1]]}"));
     r = RUN("30", "--profile", bad);
     expect_done(r);
     expect_said(r, "is about another model (other)");
@@ -445,7 +428,7 @@ static void an_unwritable_state_folder_is_a_warning(void **state) {
     (void)state;
     char saved[sizeof state_setting];
     memcpy(saved, state_setting, sizeof saved);
-    write_file(in_folder("wall"), "a file where a folder should be");
+    write_file(in_folder("wall"), SPAN("a file where a folder should be"));
     snprintf(state_setting, sizeof state_setting, "XDG_STATE_HOME=%s", in_folder("wall"));
     const struct result *r = RUN("30", "-t", "1");
     memcpy(state_setting, saved, sizeof saved);

@@ -4,13 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,6 +16,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "tests/support/child.h"
 #include "tests/support/play.h"
 #include "tests/support/tiny_model.h"
 
@@ -164,26 +162,6 @@ static void files_change(void **state) {
 
 /* ---- what systems deny, each in a process of its own ------------------------------------------------------------ */
 
-enum { CHILD_OK = 0, CHILD_WRONG = 1, CHILD_SKIPPED = 2 };
-
-/* Runs `fn` in a child, which must not use cmocka's assertions: it says what was wrong on stderr. */
-static void in_child(int (*fn)(int), int argument) {
-    fflush(NULL);
-    const pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) _exit(fn(argument));
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0) assert_int_equal(errno, EINTR);
-    if (!WIFEXITED(status)) fail_test("the child ended with signal %d", WTERMSIG(status));
-    if (WEXITSTATUS(status) == CHILD_SKIPPED) skip();
-    assert_int_equal(WEXITSTATUS(status), CHILD_OK);
-}
-
-static int complain(const char *what, const char *detail) {
-    fprintf(stderr, "  in the child: %s: %s\n", what, detail);
-    return CHILD_WRONG;
-}
-
 static int child_plays(const char *backend) {
     struct engine_options o = options_for(path, FEW);
     struct engine_io io;
@@ -195,18 +173,8 @@ static int child_plays(const char *backend) {
 }
 
 static int child_filtered(int call) {
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog program = {sizeof code / sizeof *code, code};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-        fprintf(stderr, "  SKIP: seccomp filters are not permitted: %s\n", strerror(errno));
-        return CHILD_SKIPPED;
-    }
-    return child_plays("pread");
+    const int denied = deny_call((unsigned)call, EPERM);
+    return denied ? denied : child_plays("pread");
 }
 
 static void plays_without_io_uring(void **state) {
@@ -217,12 +185,8 @@ static void plays_without_io_uring(void **state) {
 }
 
 static int child_memlock(int kib) {
-    const struct rlimit limit = {(rlim_t)kib << 10, (rlim_t)kib << 10};
-    if (setrlimit(RLIMIT_MEMLOCK, &limit)) return complain("setrlimit", strerror(errno));
-    /* root is exempt from this limit */
-    if (getuid() == 0 && (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)))
-        fprintf(stderr, "  cannot become an ordinary user: %s\n", strerror(errno));
-    return child_plays(NULL);
+    const int denied = limit_locked_memory(kib);
+    return denied ? denied : child_plays(NULL);
 }
 
 static void plays_without_locked_memory(void **state) {
@@ -236,13 +200,10 @@ static void plays_without_locked_memory(void **state) {
 
 /* With `spare` descriptors left: an error, or the same logits. From some number on they are enough. */
 static int child_descriptors(int spare) {
-    const int next = dup(0);
     struct engine_options o = options_for(path, FEW);
     struct reason why = {{0}};
-    if (next < 0) return complain("dup", strerror(errno));
-    close(next);
-    const struct rlimit limit = {(rlim_t)(next + spare), (rlim_t)(next + spare)};
-    if (setrlimit(RLIMIT_NOFILE, &limit)) return complain("setrlimit", strerror(errno));
+    const int denied = limit_descriptors(spare);
+    if (denied) return denied;
     const enum err code = tape_play_all(&tape, &o, NULL, &why);
     if (tape.differences) return complain("logits", "wrong");
     if (code == ERR_NONE) return CHILD_OK;

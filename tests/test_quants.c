@@ -11,6 +11,8 @@
 #include "core/codebooks.h"
 #include "core/json.h"
 #include "cpu/cpu.h"
+#include "tests/support/files.h"
+#include "tests/support/sample.h"
 
 enum { NONE = -1, GUARD = 64 };
 
@@ -59,21 +61,6 @@ static const struct subject {
 };
 enum { N_SUBJECTS = sizeof subjects / sizeof *subjects };
 
-static uint64_t next_random(uint64_t *s) {
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s * 0x2545f4914f6cdd1dull;
-}
-
-static float uniform(uint64_t *s) { return (float)(int32_t)(next_random(s) >> 32) * 0x1p-31f; } /* -1 .. 1 */
-
-static void *must_alloc(size_t bytes) { /* exact size, so that the address sanitizer sees one byte too far */
-    void *p = NULL;
-    assert_int_equal(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
-    return p;
-}
-
 static size_t row_bytes_of(enum tensor_type type, size_t k) {
     uint64_t bytes = 0;
     assert_true(tensor_row_bytes(type, k, &bytes));
@@ -84,30 +71,22 @@ static const char *type_name(enum tensor_type type) { return tensor_type_info(ty
 
 /* ---- golden data ------------------------------------------------------------------------------------------------ */
 
-static uint8_t *read_file(const char *folder, const char *name, const char *suffix, size_t *bytes) {
+static uint8_t *find_block(const char *folder, const char *name, const char *suffix, size_t *bytes) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s%s", folder, name, suffix);
     for (char *c = path + strlen(folder); *c; c++) /* the index writes q4_K; the copies are all lower case */
         if (!strncmp(folder, TESTS_DIR, strlen(TESTS_DIR)) && *c == 'K') *c = 'k';
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    assert_int_equal(fseek(f, 0, SEEK_END), 0);
-    *bytes = (size_t)ftell(f);
-    rewind(f);
-    uint8_t *data = must_alloc(*bytes);
-    assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-    fclose(f);
-    return data;
+    return read_block(path, bytes);
 }
 
 /* Rows of 512 weights in <name>.bin must decode to <name>.f32 (f32 without one: to itself) in every variant. IQ6_K has one more
  * decoding than its levels, which nothing computes with: its file is <name>.table.f32. */
 static void check_decoding(const char *folder, const char *name, enum tensor_type type) {
     size_t bin_bytes, f32_bytes;
-    uint8_t *bin = read_file(folder, name, ".bin", &bin_bytes);
+    uint8_t *bin = find_block(folder, name, ".bin", &bin_bytes);
     if (!bin) fail_test("%s/%s.bin is missing", folder, name);
-    uint8_t *f32 = read_file(folder, name, type == TYPE_IQ6_K ? ".table.f32" : ".f32", &f32_bytes);
-    if (!f32 && type == TYPE_F32) f32 = read_file(folder, name, ".bin", &f32_bytes);
+    uint8_t *f32 = find_block(folder, name, type == TYPE_IQ6_K ? ".table.f32" : ".f32", &f32_bytes);
+    if (!f32 && type == TYPE_F32) f32 = find_block(folder, name, ".bin", &f32_bytes);
     assert_non_null(f32);
     const size_t row_bytes = row_bytes_of(type, 512), rows = bin_bytes / row_bytes;
     assert_int_equal(f32_bytes, rows * 2048);
@@ -134,7 +113,7 @@ static void decoding_is_exact(void **state) {
     (void)state;
     for (int t = 0; t < N_SUBJECTS; t++) check_decoding(TESTS_DIR "/golden/gguf", subjects[t].golden, subjects[t].type);
     size_t bytes;
-    uint8_t *index = read_file(SHARED_DIR "/golden/gguf", "index", ".json", &bytes);
+    uint8_t *index = find_block(SHARED_DIR "/golden/gguf", "index", ".json", &bytes);
     if (!index) {
         print_message("[  SKIP  ] %s/golden/gguf is absent: only the small copy was checked\n", SHARED_DIR);
         return;
@@ -190,7 +169,7 @@ static void codebooks_are_golden(void **state) {
         for (size_t at = 0; at < tables[i].bytes; at++) sum = (sum ^ bytes[at]) * 0x100000001b3;
         if (sum != tables[i].sum) fail_test("%s: the sum is %#llx", tables[i].golden, (unsigned long long)sum);
         size_t golden_bytes;
-        uint8_t *golden = read_file(SHARED_DIR "/golden/gguf-tables", tables[i].golden, ".bin", &golden_bytes);
+        uint8_t *golden = find_block(SHARED_DIR "/golden/gguf-tables", tables[i].golden, ".bin", &golden_bytes);
         if (!golden) continue;
         assert_int_equal(golden_bytes, tables[i].bytes);
         assert_memory_equal(golden, bytes, golden_bytes);
@@ -684,7 +663,7 @@ static int near_golden(const json_t *root, const char *type, size_t at, double g
 static int check_dots(const json_t *root, const struct subject *subject, const struct acts *x, void *scratch) {
     const char *folder = SHARED_DIR "/golden/gguf";
     size_t w_bytes;
-    uint8_t *w = read_file(folder, subject->golden, ".bin", &w_bytes);
+    uint8_t *w = find_block(folder, subject->golden, ".bin", &w_bytes);
     assert_non_null(w);
     const size_t row_bytes = row_bytes_of(subject->type, 512), rows = w_bytes / row_bytes;
     int compared = 0;
@@ -717,7 +696,7 @@ static void golden_dots(void **state) {
     (void)state;
     const char *folder = SHARED_DIR "/golden/gguf";
     size_t json_bytes, x_bytes;
-    uint8_t *json = read_file(folder, "dots", ".json", &json_bytes);
+    uint8_t *json = find_block(folder, "dots", ".json", &json_bytes);
     if (!json) {
         print_message("%s is absent\n", folder);
         skip();
@@ -726,7 +705,7 @@ static void golden_dots(void **state) {
     struct reason why;
     if (json_read((struct span){(char *)json, json_bytes}, &root, &why) != ERR_NONE) fail_test("%s", why.text);
     free(json);
-    struct acts x = {.n = 3, .k = 512, .f32 = (float *)read_file(folder, "acts", ".f32", &x_bytes)};
+    struct acts x = {.n = 3, .k = 512, .f32 = (float *)find_block(folder, "acts", ".f32", &x_bytes)};
     assert_non_null(x.f32);
     void *room = must_alloc(acts_bytes(3, 512)), *scratch = must_alloc(matmul_scratch_bytes(512));
     acts_layout(&x, room);

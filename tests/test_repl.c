@@ -16,6 +16,7 @@
 #include "cli/repl_transcript.h"
 #include "cli/repl_view.h"
 #include "engine/engine.h"
+#include "tests/support/files.h"
 #include "tests/support/tiny_model.h"
 
 #define S(literal) SPAN(literal)
@@ -25,20 +26,7 @@ static char *model_path;
 static struct engine *engine;
 static const struct tokenizer *tokenizer;
 
-static const char *in_folder(const char *name) { /* valid until the fourth next call */
-    static char paths[4][sizeof folder + 64];
-    static unsigned next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static void write_file(const char *path, struct span bytes) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes.ptr, 1, bytes.len, f), bytes.len);
-    assert_int_equal(fclose(f), 0);
-}
+static const char *in_folder(const char *name) { return path_in(folder, name); }
 
 static void expect_text(struct span s, const char *wanted) {
     if (!span_equal(s, span_of(wanted))) fail_test("'%.*s' instead of '%s'", (int)s.len, s.ptr ? s.ptr : "", wanted);

@@ -1,7 +1,7 @@
 /* Model directories: good ones give the shape, tensors, slices and vocabulary that a GGUF file of the same model would; broken
  * ones (groups 60 to 68 of the reliability plan) are refused with a message that says what and where, within time and memory.
  */
-#include "tests/support/refuse.h"
+#include "tests/support/refuse_dir.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,27 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/support/hf_raw.h"
-
 #define LAYER "model.layers.0."
 
-static struct raw_hf hf;
-
-static int setup(void **state) {
-    if (refuse_setup(state) != 0) return -1;
-    snprintf(hf.folder, sizeof hf.folder, "%s/checkpoint", refuse_folder);
-    if (mkdir(hf.folder, 0700) != 0) return -1;
-    raw_hf_dense(&hf);
-    return 0;
-}
-
-static int teardown(void **state) {
-    raw_hf_clear(&hf);
-    raw_hf_free(&hf);
-    return rmdir(hf.folder) | refuse_teardown(state);
-}
-
-#define DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define DIRECTORY(test) cmocka_unit_test_setup_teardown(test, refuse_dir_setup, refuse_dir_teardown)
 
 static void refuse_as_written(const char *item, const char *problem) { refuse_file(hf.folder, true, item, problem, 0, 0); }
 

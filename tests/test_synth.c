@@ -11,9 +11,10 @@
 #include "cpu/cpu.h"
 #include "engine/engine.h"
 #include "model/model.h"
+#include "tests/support/files.h"
+#include "tests/support/model_tokenizer.h"
 #include "tests/support/tiny_model.h"
 #include "text/chat.h"
-#include "text/tokenizer.h"
 
 static struct model *open_model(const char *path) {
     struct model *m;
@@ -220,25 +221,14 @@ static void router_skew_spreads_row_norms(void **state) {
     assert_true(spread > 0.65 && spread < 0.95);
 }
 
-static struct text whole_file(const char *path) {
-    struct text t = {0};
-    char chunk[4096];
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) text_add(&t, chunk, n);
-    fclose(f);
-    assert_false(t.failed);
-    return t;
-}
-
 static void same_seed_same_bytes(void **state) {
     (void)state;
     struct synth_spec spec = tiny_model_spec();
-    struct text file[3];
+    struct text file[3] = {0};
     for (int i = 0; i < 3; i++) {
         spec.seed = i < 2 ? 42 : 43;
         char *path = tiny_model_write(&spec);
-        file[i] = whole_file(path);
+        read_file(path, &file[i]);
         tiny_model_remove(path);
     }
     assert_true(file[0].len > 50000 && file[0].len < 150000);
@@ -255,23 +245,10 @@ static void vocabulary_holds_a_chat(void **state) {
     (void)state;
     char *path = tiny_model_write(NULL);
     struct model *m = open_model(path);
-    const struct model_vocab *v = &m->vocab;
-    struct tokenizer *t;
+    struct tokenizer *t = open_tokenizer(&m->vocab);
     struct reason why;
     struct token_list ids = {0};
     const struct span text = SPAN("<|im_start|>system\nthe hello \xe4\xbd\xa0\xf0\x9f\x98\x80<|im_end|>\n<think>");
-    if (tokenizer_open(&(struct tokenizer_source){.n_tokens = v->n_tokens,
-                                                  .tokens = v->tokens,
-                                                  .types = v->types,
-                                                  .n_merges = v->n_merges,
-                                                  .merges = v->merges,
-                                                  .bos = v->bos,
-                                                  .eos = v->eos,
-                                                  .eot = v->eot,
-                                                  .pad = v->pad,
-                                                  .add_bos = v->add_bos},
-                       &t, &why) != ERR_NONE)
-        fail_test("%s", why.text);
     assert_int_equal(tokenizer_encode(t, text, PARSE_SPECIAL, &ids, &why), ERR_NONE);
     struct text back = {0};
     for (size_t i = 0; i < ids.len; i++) text_add_span(&back, tokenizer_bytes(t, ids.ids[i]));

@@ -12,6 +12,7 @@
 
 #include "core/json.h"
 #include "model/model.h"
+#include "tests/support/model_tokenizer.h"
 #include "tests/support/small_vocab.h"
 #include "text/bpe.h"
 #include "text/pretokenize.h"
@@ -139,18 +140,7 @@ static int open_reference(void **state) {
     if (!file) return 0;
     fclose(file);
     if (model_open(path, false, &reference.model, &why) != ERR_NONE) fail_test("%s", why.text);
-    const struct model_vocab *v = &reference.model->vocab;
-    const struct tokenizer_source source = {.n_tokens = v->n_tokens,
-                                            .tokens = v->tokens,
-                                            .types = v->types,
-                                            .n_merges = v->n_merges,
-                                            .merges = v->merges,
-                                            .bos = v->bos,
-                                            .eos = v->eos,
-                                            .eot = v->eot,
-                                            .pad = v->pad,
-                                            .add_bos = v->add_bos};
-    reference.tokenizer = open_or_die(&source);
+    reference.tokenizer = open_tokenizer(&reference.model->vocab);
     *state = &reference;
     return 0;
 }
