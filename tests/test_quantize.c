@@ -1,164 +1,22 @@
-/* Rewriting models: every type that can be encoded, what is copied and what is not, splits, importances, refusals, and that
- * nothing is left behind by what failed. */
-#include "tests/support/check.h"
+/* Rewriting models: every type that can be encoded, what is copied and what is not, splits, importances, directories. */
+#include "tests/support/quantize_job.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cpu/cpu.h"
 #include "cpu/encode.h"
 #include "engine/engine.h"
-#include "engine/quantize.h"
 #include "tests/support/gguf_raw.h"
 #include "tests/support/hf_raw.h"
 #include "tests/support/synth_dir.h"
 #include "tests/support/tiny_model.h"
 
-#define PROGRAM BUILD_DIR "/coldstream"
-
-/* ---- files --------------------------------------------------------------------------------------------------------------- */
-
-static char folder[] = "/tmp/test_quantize_XXXXXX";
-static char source[64]; /* F32, one layer; every row is whole blocks of every type */
-
-static const char *path_of(const char *name) {
-    static char paths[4][320];
-    static unsigned next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof *paths, "%s/%s", folder, name);
-    return path;
-}
-
-static int make_source(void **state) {
-    (void)state;
-    if (!mkdtemp(folder)) return -1;
-    snprintf(source, sizeof source, "%s/source.gguf", folder);
-    struct synth_spec spec = tiny_model_spec();
-    spec.layers = 1;
-    spec.embd = spec.ff = 256;
-    spec.heads = 4;
-    spec.kv_heads = 1;
-    spec.head_dim = 64;
-    spec.experts = 4;
-    spec.mix = "f32";
-    struct reason why;
-    return synth_write(source, &spec, NULL, &why) == ERR_NONE ? 0 : -1;
-}
-
-/* How many files are in the folder beside the source; their names are printed when there are. */
-static size_t count_files(bool print) {
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    size_t n = 0;
-    for (struct dirent *e; (e = readdir(d));) {
-        if (e->d_name[0] == '.' || strcmp(e->d_name, "source.gguf") == 0) continue;
-        if (print) print_error("left behind: %s\n", e->d_name);
-        n++;
-    }
-    closedir(d);
-    return n;
-}
-
-static void expect_no_files(void) {
-    if (count_files(true)) fail_test("the folder is not empty");
-}
-
-static void drop_files(void) {
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));)
-        if (e->d_name[0] != '.' && strcmp(e->d_name, "source.gguf") != 0) unlink(path_of(e->d_name));
-    closedir(d);
-}
-
-static int drop_left(void **state) {
-    (void)state;
-    drop_files();
-    return 0;
-}
-
-static int drop_source(void **state) {
-    (void)state;
-    unlink(source);
-    return rmdir(folder); /* fails when a test left something */
-}
-
-/* ---- running ------------------------------------------------------------------------------------------------------------- */
-
-static struct quantize_options options_of(const char *out, const char *type) {
-    return (struct quantize_options){.in = source, .out = out, .recipe = {.name = type}, .threads = 2};
-}
-
-static struct quantize *open_job(const struct quantize_options *o) {
-    struct quantize *q;
-    struct reason why;
-    if (quantize_open(o, &q, &why) != ERR_NONE) fail_test("%s", why.text);
-    return q;
-}
-
-/* The job, done and still open. */
-static struct quantize *run_job(const struct quantize_options *o) {
-    struct quantize *q = open_job(o);
-    struct reason why;
-    if (quantize_run(q, &why) != ERR_NONE) fail_test("%s", why.text);
-    return q;
-}
-
-static void run(const struct quantize_options *o) {
-    struct quantize *q = run_job(o);
-    quantize_close(&q);
-    assert_null(q);
-}
-
-static void expect_words(const struct reason *why, const char *words) {
-    if (!strstr(why->text, words)) fail_test("'%s' says nothing of '%s'", why->text, words);
-}
-
-static void refuse(const struct quantize_options *o, enum err code, const char *words) {
-    struct quantize *q;
-    struct reason why = {{0}};
-    assert_int_equal(quantize_open(o, &q, &why), code);
-    assert_null(q);
-    expect_words(&why, words);
-}
-
-static void fail_run(const struct quantize_options *o, enum err code, const char *words) {
-    struct quantize *q = open_job(o);
-    struct reason why = {{0}};
-    assert_int_equal(quantize_run(q, &why), code);
-    expect_words(&why, words);
-    quantize_close(&q);
-}
-
-static struct model *open_model(const char *path) {
-    struct model *m;
-    struct reason why;
-    if (model_open(path, true, &m, &why) != ERR_NONE) fail_test("%s", why.text);
-    return m;
-}
-
 static size_t weights_of(const struct model_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2]; }
-
-/* Matrix after matrix, wherever they lie. */
-static uint8_t *bytes_of(const struct model *m, const struct model_tensor *t) {
-    struct reason why;
-    uint8_t *bytes = malloc(t->bytes);
-    assert_non_null(bytes);
-    for (uint64_t i = 0, n = t->row_bytes * t->ne[1]; i < t->ne[2]; i++) {
-        const struct model_slice at = model_slice_of(t, i);
-        if (model_read(m, at.file, bytes + i * n, n, at.offset, &why) != ERR_NONE) fail_test("%s", why.text);
-    }
-    return bytes;
-}
 
 static float *values_of(const struct model *m, const struct model_tensor *t) {
     struct cpu_ops ops;
@@ -171,21 +29,6 @@ static float *values_of(const struct model *m, const struct model_tensor *t) {
         ops.types[t->type].dequant(bytes + row * t->row_bytes, values + row * t->ne[0], t->ne[0]);
     free(bytes);
     return values;
-}
-
-static void expect_same_bytes(const struct model *a, const struct model_tensor *t, const struct model *b) {
-    const struct model_tensor *u = model_find_tensor(b, t->name);
-    assert_non_null(u);
-    assert_int_equal(u->type, t->type);
-    assert_int_equal(u->bytes, t->bytes);
-    uint8_t *x = bytes_of(a, t), *y = bytes_of(b, u);
-    assert_memory_equal(x, y, t->bytes);
-    free(x);
-    free(y);
-}
-
-static bool is_kept(const struct model_tensor *t) {
-    return t->ne[1] == 1 || memmem(t->name.ptr, t->name.len, "ffn_gate_inp", 12) != NULL;
 }
 
 /* ---- every type ---------------------------------------------------------------------------------------------------------- */
@@ -217,7 +60,7 @@ static double most_error(enum tensor_type type) {
 }
 
 static void expect_type(const char *path, enum tensor_type type, double reported) {
-    struct model *a = open_model(source), *b = open_model(path);
+    struct model *a = open_model(quantize_source), *b = open_model(path);
     struct sums all = {0};
     assert_int_equal(a->n_tensors, b->n_tensors);
     for (size_t i = 0; i < a->n_tensors; i++) {
@@ -285,7 +128,7 @@ static void test_every_type(void **state) {
         n++;
     }
     assert_true(n >= 3);
-    struct model *a = open_model(source), *b = open_model(out);
+    struct model *a = open_model(quantize_source), *b = open_model(out);
     expect_same_keys(a, b);
     assert_int_equal(meta_number(b, "general.quantization_version"), 2);
     model_close(&a);
@@ -303,7 +146,7 @@ static void test_file_type(void **state) {
     const char *out = path_of("typed.gguf");
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct quantize_options o = options_of(out, types[i].name);
-        run(&o);
+        rewrite(&o);
         struct model *m = open_model(out);
         assert_int_equal(meta_number(m, "general.file_type"), types[i].number);
         model_close(&m);
@@ -318,10 +161,10 @@ static void test_threads_and_repetition(void **state) {
     struct quantize_options o = options_of(one, type);
     o.recipe.pure = true;
     o.threads = 1;
-    run(&o);
+    rewrite(&o);
     o.out = many;
     o.threads = 3;
-    run(&o);
+    rewrite(&o);
     struct model *a = open_model(one), *b = open_model(many);
     for (size_t i = 0; i < a->n_tensors; i++) expect_same_bytes(a, &a->tensors[i], b);
     model_close(&a);
@@ -372,11 +215,11 @@ static void test_logits(void **state) {
     const char *out = path_of("logits.gguf");
     float want[MOST_VOCAB], got[MOST_VOCAB];
     size_t n;
-    last_logits(source, want, &n);
+    last_logits(quantize_source, want, &n);
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (!encode_supports(types[i].type)) continue;
         const struct quantize_options o = options_of(out, types[i].name);
-        run(&o);
+        rewrite(&o);
         last_logits(out, got, &n);
         const double d = distance(want, got, n);
         if (!(d <= types[i].most)) fail_test("%s: logits differ by %g", types[i].name, d);
@@ -416,7 +259,7 @@ static void test_split(void **state) {
     quantize_close(&q);
 
     o = options_of(path_of("whole.gguf"), "F16");
-    run(&o);
+    rewrite(&o);
     expect_same_model(first, path_of("whole.gguf"));
     struct model *m = open_model(first);
     assert_int_equal(m->n_files, parts);
@@ -426,7 +269,7 @@ static void test_split(void **state) {
 
     /* from a split to one file, and to as many files */
     o = (struct quantize_options){.in = first, .out = path_of("joined.gguf"), .recipe = {.name = "COPY"}};
-    run(&o);
+    rewrite(&o);
     expect_same_model(path_of("whole.gguf"), path_of("joined.gguf"));
     m = open_model(path_of("joined.gguf"));
     assert_null(model_find_meta(m, "split.count"));
@@ -445,7 +288,7 @@ static void test_split_of_one(void **state) {
     (void)state;
     struct quantize_options o = options_of(path_of("one.gguf"), "COPY");
     o.keep_split = true; /* of one file */
-    run(&o);
+    rewrite(&o);
     assert_int_equal(count_files(false), 1);
     struct model *m = open_model(path_of("one.gguf"));
     assert_null(model_find_meta(m, "split.count"));
@@ -457,7 +300,7 @@ static void test_split_of_one(void **state) {
     size_t n;
     quantize_tensors(q, &n);
     assert_int_equal(quantize_parts(q), n);
-    expect_same_model(source, quantize_part_path(q, 0));
+    expect_same_model(quantize_source, quantize_part_path(q, 0));
     quantize_close(&q);
     o.keep_split = true;
     refuse(&o, ERR_ARGUMENT, "exclude each other");
@@ -466,38 +309,20 @@ static void test_split_of_one(void **state) {
 
 /* ---- importance ---------------------------------------------------------------------------------------------------------- */
 
-/* Importances that say: only every eighth column matters much. */
-static void fill_imatrix(struct imatrix *m, const struct model *model) {
-    struct reason why;
-    for (size_t i = 0; i < model->n_tensors; i++) {
-        const struct model_tensor *t = &model->tensors[i];
-        struct imatrix_entry *e;
-        char name[64];
-        if (is_kept(t) || span_equal(t->name, SPAN("token_embd.weight"))) continue;
-        snprintf(name, sizeof name, "%.*s", (int)t->name.len, t->name.ptr);
-        assert_int_equal(imatrix_add(m, name, t->ne[0], t->ne[2], &e, &why), ERR_NONE);
-        for (uint64_t k = 0; k < t->ne[0] * t->ne[2]; k++) e->sums[k] = k % 8 ? 1000 : 100000;
-        for (uint64_t k = 0; k < t->ne[2]; k++) e->rows[k] = 1000;
-        e->rows_known = true;
-    }
-    m->chunks = 7;
-    assert_int_equal(imatrix_add_dataset(m, "some.txt", &why), ERR_NONE);
-}
-
 static void test_importance(void **state) {
     (void)state;
     if (!encode_supports(TYPE_Q4_K)) skip();
     struct imatrix imatrix = {0};
-    struct model *a = open_model(source);
+    struct model *a = open_model(quantize_source);
     const char *plain = path_of("plain.gguf"), *weighted = path_of("weighted.gguf");
     fill_imatrix(&imatrix, a);
     struct quantize_options o = options_of(plain, "Q4_K_S");
     o.recipe.pure = true;
-    run(&o);
+    rewrite(&o);
     o.out = weighted;
     o.imatrix = &imatrix;
     o.imatrix_file = "some.imatrix";
-    run(&o);
+    rewrite(&o);
     struct model *b = open_model(plain), *c = open_model(weighted);
     float importance[256];
     for (size_t i = 0; i < 256; i++) importance[i] = i % 8 ? 1 : 100;
@@ -573,7 +398,7 @@ static void test_small_rows(void **state) {
     raw_place(&raw);
     write_raw(in);
     const struct quantize_options o = {.in = in, .out = out, .recipe = {.name = "Q6_K"}};
-    run(&o);
+    rewrite(&o);
     struct model *m = open_model(out);
     assert_null(model_find_meta(m, "general.alignment"));
     for (size_t i = 0; i < m->n_tensors; i++)
@@ -584,22 +409,11 @@ static void test_small_rows(void **state) {
     unlink(out);
 }
 
-static void copy_source(const char *to, uint64_t patch_at, const void *patch, size_t n) {
-    FILE *in = fopen(source, "rb"), *out = fopen(to, "wb");
-    char piece[4096];
-    assert_true(in && out);
-    for (size_t got; (got = fread(piece, 1, sizeof piece, in));) assert_int_equal(fwrite(piece, 1, got, out), got);
-    fclose(in);
-    assert_int_equal(fseek(out, (long)patch_at, SEEK_SET), 0);
-    assert_int_equal(fwrite(patch, 1, n, out), n);
-    assert_int_equal(fclose(out), 0);
-}
-
 static void test_not_finite(void **state) {
     (void)state;
     const char *in = path_of("damaged.gguf"), *out = path_of("out.gguf");
     const float bad[2] = {NAN, INFINITY};
-    struct model *m = open_model(source);
+    struct model *m = open_model(quantize_source);
     const struct model_tensor *t = model_find_tensor(m, SPAN("blk.0.ffn_up_exps.weight"));
     copy_source(in, t->offset + 5 * t->row_bytes + 40, bad, sizeof bad);
     const struct quantize_options o = {.in = in, .out = out, .recipe = {.name = "F16"}};
@@ -622,7 +436,7 @@ static void test_requantize(void **state) {
     if (!encode_supports(TYPE_Q8_0) || !encode_supports(TYPE_Q4_0)) skip();
     const char *eight = path_of("eight.gguf"), *four = path_of("four.gguf");
     struct quantize_options o = options_of(eight, "Q8_0");
-    run(&o);
+    rewrite(&o);
     o = (struct quantize_options){.in = eight, .out = four, .recipe = {.name = "Q4_0"}};
     refuse(&o, ERR_ARGUMENT, "--allow-requantize");
     o.recipe.name = "F32";
@@ -635,7 +449,7 @@ static void test_requantize(void **state) {
     expect_same_model(eight, four);
     o.recipe.name = "Q4_0";
     o.recipe.pure = o.allow_requantize = true;
-    run(&o);
+    rewrite(&o);
     struct model *m = open_model(four);
     assert_int_equal(model_find_tensor(m, SPAN("blk.0.attn_q.weight"))->type, TYPE_Q4_0);
     model_close(&m);
@@ -676,7 +490,7 @@ static void test_directory(void **state) {
     static const char *const types[] = {"COPY", "BF16"};
     for (size_t i = 0; i < 2; i++) {
         const struct quantize_options o = {.in = in, .out = out, .recipe = {.name = types[i]}, .threads = 2};
-        run(&o);
+        rewrite(&o);
         expect_same_weights(in, out);
     }
     float want[MOST_VOCAB], got[MOST_VOCAB];
@@ -703,7 +517,7 @@ static void expect_same_vocabulary(const struct model_vocab *a, const struct mod
 }
 
 static void write_directory(struct raw_hf *hf) {
-    snprintf(hf->folder, sizeof hf->folder, "%s/hf", folder);
+    snprintf(hf->folder, sizeof hf->folder, "%s/hf", quantize_folder);
     assert_int_equal(mkdir(hf->folder, 0700), 0);
     raw_hf_write(hf);
 }
@@ -722,7 +536,7 @@ static void test_directory_with_a_tokenizer(void **state) {
     raw_hf_tokenizer(&hf);
     write_directory(&hf);
     const struct quantize_options o = {.in = hf.folder, .out = out, .recipe = {.name = "COPY"}};
-    run(&o);
+    rewrite(&o);
     struct model *a = open_model(hf.folder), *b = open_model(out);
     expect_same_keys(a, b);
     expect_same_vocabulary(&a->vocab, &b->vocab);
@@ -745,333 +559,6 @@ static void test_exl3(void **state) {
     expect_no_files();
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------------ */
-
-static void test_refused_outputs(void **state) {
-    (void)state;
-    const char *link_path = path_of("link.gguf");
-    struct quantize_options o = options_of(source, "F16");
-    refuse(&o, ERR_ARGUMENT, "is a file of the input");
-    char dotted[96];
-    snprintf(dotted, sizeof dotted, "%s/./source.gguf", folder);
-    o.out = dotted;
-    refuse(&o, ERR_ARGUMENT, "is a file of the input");
-    o.out = link_path;
-    assert_int_equal(symlink(source, link_path), 0);
-    refuse(&o, ERR_ARGUMENT, "is a file of the input");
-    unlink(link_path);
-    assert_int_equal(link(source, link_path), 0);
-    refuse(&o, ERR_ARGUMENT, "is a file of the input");
-    unlink(link_path);
-    char part[96];
-    snprintf(part, sizeof part, "%s/x.gguf.part", folder);
-    assert_int_equal(rename(source, part), 0);
-    o.in = part;
-    o.out = path_of("x.gguf");
-    refuse(&o, ERR_ARGUMENT, "is a file of the input");
-    assert_int_equal(rename(part, source), 0);
-    o.in = source;
-    o.out = path_of("no/such/folder.gguf");
-    refuse(&o, ERR_IO, "no/such");
-    o.out = folder;
-    fail_run(&o, ERR_ARGUMENT, "not a regular file");
-    o.out = NULL;
-    fail_run(&o, ERR_ARGUMENT, "no output");
-    expect_no_files();
-}
-
-static void test_refused_types(void **state) {
-    (void)state;
-    struct quantize_options o = options_of(path_of("never.gguf"), "Q9_K");
-    refuse(&o, ERR_ARGUMENT, "unknown type");
-    o.in = path_of("missing.gguf");
-    refuse(&o, ERR_IO, "missing.gguf");
-    for (int type = 0; type < TYPE_COUNT; type++) {
-        const char *name = tensor_type_info((enum tensor_type)type)->name;
-        if (encode_supports((enum tensor_type)type) || !recipe_is_known(name)) continue;
-        o = options_of(path_of("never.gguf"), name);
-        o.recipe.pure = true;
-        refuse(&o, ERR_UNSUPPORTED, "cannot encode");
-        break;
-    }
-    expect_no_files();
-}
-
-static void test_too_many_parts(void **state) {
-    (void)state;
-    static struct raw_gguf many;
-    const char *in = path_of("many.gguf");
-    raw_tiny(&many);
-    for (int i = 0; i < 600; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "extra.%d", i);
-        raw_add(&many, name, 1, 8, 2, 0);
-    }
-    struct text bytes = {0};
-    raw_build(&many, &bytes);
-    raw_write(in, bytes);
-    text_free(&bytes);
-    raw_free(&many);
-    struct quantize_options o = {.in = in, .out = path_of("out.gguf"), .recipe = {.name = "COPY"}, .split_max_bytes = 1};
-    refuse(&o, ERR_ARGUMENT, "at most 512");
-    unlink(in);
-    expect_no_files();
-}
-
-/* More than any disk has, in a file of holes. */
-static void test_no_room(void **state) {
-    (void)state;
-    enum { E = 8, F = 1 << 20, X = 1 << 14 };
-    const char *in = path_of("holes.gguf");
-    raw_tiny(&raw);
-    raw_set_u32(&raw, "qwen3moe.expert_feed_forward_length", F);
-    raw_set_u32(&raw, "qwen3moe.expert_count", X);
-    static const char *const wide[] = {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_down_exps.weight"};
-    for (size_t i = 0; i < 3; i++) {
-        struct raw_tensor *t = raw_find(&raw, wide[i]);
-        t->ne[i == 2] = E;
-        t->ne[i != 2] = F;
-        t->ne[2] = X;
-    }
-    raw_find(&raw, "blk.0.ffn_gate_inp.weight")->ne[1] = X;
-    raw_place(&raw);
-    struct text bytes = {0};
-    raw_build_directory(&raw, &bytes);
-    const bool possible = raw_write_sparse(in, bytes, bytes.len + raw.data_bytes);
-    text_free(&bytes);
-    raw_free(&raw);
-    if (possible) {
-        struct quantize_options o = {.in = in, .out = path_of("out.gguf"), .recipe = {.name = "COPY"}};
-        refuse(&o, ERR_IO, "free there");
-    }
-    unlink(in);
-    expect_no_files();
-    if (!possible) skip();
-}
-
-/* ---- failures on the way ------------------------------------------------------------------------------------------------- */
-
-struct stop {
-    size_t calls, after;
-    uint64_t last_bytes;
-};
-
-static bool stop_after(void *ctx, const struct quantize_progress *p) {
-    struct stop *s = ctx;
-    assert_true(p->done_bytes > s->last_bytes && p->done_bytes <= p->all_bytes && p->tensor < p->n_tensors);
-    s->last_bytes = p->done_bytes;
-    return ++s->calls == s->after;
-}
-
-static void test_interrupted(void **state) {
-    (void)state;
-    for (int split = 0; split < 2; split++) {
-        struct stop stop = {.after = 9};
-        struct quantize_options o = options_of(path_of("half.gguf"), "F16");
-        o.on_progress = stop_after;
-        o.on_progress_ctx = &stop;
-        o.split_max_bytes = split ? 300000 : 0;
-        fail_run(&o, ERR_CANCELLED, "interrupted");
-        assert_int_equal(stop.calls, 9);
-        expect_no_files();
-    }
-    struct stop all = {.after = 0};
-    struct quantize_options o = options_of(path_of("all.gguf"), "F16");
-    o.on_progress = stop_after;
-    o.on_progress_ctx = &all;
-    struct quantize *q = run_job(&o);
-    assert_int_equal(all.last_bytes, quantize_model(q)->weight_bytes);
-    quantize_close(&q);
-    drop_files();
-}
-
-/* What was there under the output's name stays until there is something complete to replace it. */
-static void test_old_output(void **state) {
-    (void)state;
-    const char *out = path_of("old.gguf");
-    FILE *f = fopen(out, "wb");
-    assert_true(f && fputs("old", f) >= 0 && fclose(f) == 0);
-    struct stop stop = {.after = 3};
-    struct quantize_options o = options_of(out, "F16");
-    o.on_progress = stop_after;
-    o.on_progress_ctx = &stop;
-    fail_run(&o, ERR_CANCELLED, "interrupted");
-    struct stat info;
-    assert_true(stat(out, &info) == 0 && info.st_size == 3);
-    stop = (struct stop){0};
-    run(&o);
-    struct model *m = open_model(out);
-    model_close(&m);
-    unlink(out);
-    expect_no_files();
-}
-
-static void test_input_cut(void **state) {
-    (void)state;
-    const char *in = path_of("cut.gguf");
-    copy_source(in, 0, "GGUF", 4);
-    const struct quantize_options o = {.in = in, .out = path_of("out.gguf"), .recipe = {.name = "F16"}};
-    struct quantize *q = open_job(&o);
-    struct reason why = {{0}};
-    assert_int_equal(truncate(in, 400000), 0);
-    assert_int_equal(quantize_run(q, &why), ERR_IO);
-    expect_words(&why, "ended at byte");
-    quantize_close(&q);
-    unlink(in);
-    expect_no_files();
-}
-
-static bool block_path(void *ctx, const struct quantize_progress *p) {
-    if (p->tensor == 0) assert_int_equal(mkdir(ctx, 0700), 0);
-    return false;
-}
-
-/* A folder takes the place of the first part, which is named last, while the others are written: they are taken back. */
-static void test_no_part_remains(void **state) {
-    (void)state;
-    char first[160];
-    struct reason why = {{0}};
-    struct quantize_options o = options_of(path_of("parts.gguf"), "F16");
-    o.split_max_bytes = 300000;
-    o.on_progress = block_path;
-    o.on_progress_ctx = first;
-    struct quantize *q = open_job(&o);
-    snprintf(first, sizeof first, "%s", quantize_part_path(q, 0));
-    assert_int_equal(quantize_run(q, &why), ERR_IO);
-    expect_words(&why, "cannot be completed");
-    quantize_close(&q);
-    assert_int_equal(rmdir(first), 0);
-    expect_no_files();
-}
-
-static void test_disk_full(void **state) {
-    (void)state;
-    struct rlimit old, small;
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
-    small = (struct rlimit){100000, old.rlim_max};
-    void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    struct quantize_options o = options_of(path_of("large.gguf"), "F16");
-    struct quantize *q = open_job(&o);
-    struct reason why = {{0}};
-    const enum err code = quantize_run(q, &why);
-    setrlimit(RLIMIT_FSIZE, &old);
-    signal(SIGXFSZ, before);
-    assert_int_equal(code, ERR_IO);
-    expect_words(&why, "large.gguf");
-    quantize_close(&q);
-    expect_no_files();
-}
-
-/* ---- the command --------------------------------------------------------------------------------------------------------- */
-
-/* Runs `coldstream quantize <words>` and gives its exit status; both streams into `out`. */
-static int command(const char *words, struct text *out) {
-    char line[512], piece[1024];
-    text_clear(out);
-    snprintf(line, sizeof line, "cd %s && %s quantize %s 2>&1 < /dev/null", folder, PROGRAM, words);
-    FILE *p = popen(line, "r");
-    assert_non_null(p);
-    for (size_t n; (n = fread(piece, 1, sizeof piece, p));) text_add(out, piece, n);
-    if (!out->ptr) text_add(out, "", 0);
-    const int status = pclose(p);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static void expect_command(const char *words, int status, const char *says) {
-    struct text out = {0};
-    const int got = command(words, &out);
-    if (got != status || !strstr(out.ptr, says)) fail_test("quantize %s: status %d\n%s", words, got, out.ptr);
-    text_free(&out);
-}
-
-static void test_command(void **state) {
-    (void)state;
-    expect_command("source.gguf out.gguf F16", 0, "bits a weight");
-    struct model *m = open_model(path_of("out.gguf"));
-    model_close(&m);
-    drop_files();
-    expect_command("source.gguf F16 2", 0, "ggml-model-F16.gguf");
-    m = open_model(path_of("ggml-model-F16.gguf"));
-    model_close(&m);
-    drop_files();
-    expect_command("source.gguf bf16", 0, "ggml-model-bf16.gguf");
-    drop_files();
-    expect_command("source.gguf out.gguf F16 1 --tensor-type 'attn_(q|k)=BF16,x{1,2}y=F32' --tensor-type attn_v=f32", 0,
-                   "--tensor-type attn_(q|k)=BF16: fits 4 tensors, decides 2");
-    m = open_model(path_of("out.gguf"));
-    assert_int_equal(model_find_tensor(m, SPAN("blk.0.attn_k.weight"))->type, TYPE_BF16);
-    assert_int_equal(model_find_tensor(m, SPAN("blk.0.attn_v.weight"))->type, TYPE_F32);
-    assert_int_equal(model_find_tensor(m, SPAN("blk.0.attn_output.weight"))->type, TYPE_F16);
-    model_close(&m);
-    drop_files();
-    expect_command("source.gguf out.gguf F16 --token-embedding-type bf16 --output-tensor-type f32 --split-max-size 1M", 0,
-                   "out-00001-of-0000");
-    drop_files();
-}
-
-static void test_command_with_importance(void **state) {
-    (void)state;
-    if (!encode_supports(TYPE_Q4_K)) skip();
-    struct imatrix imatrix = {0};
-    struct reason why;
-    struct model *m = open_model(source);
-    fill_imatrix(&imatrix, m);
-    model_close(&m);
-    assert_int_equal(imatrix_write_gguf(&imatrix, path_of("im.gguf"), &why), ERR_NONE);
-    assert_int_equal(imatrix_write_dat(&imatrix, path_of("im.dat"), &why), ERR_NONE);
-    imatrix_close(&imatrix);
-    expect_command("source.gguf a.gguf Q4_K --pure --imatrix im.gguf", 0, "bits a weight");
-    expect_command("source.gguf b.gguf Q4_K --pure --imatrix im.dat", 0, "bits a weight");
-    struct model *a = open_model(path_of("a.gguf")), *b = open_model(path_of("b.gguf"));
-    const struct model_meta *file = model_find_meta(b, "quantize.imatrix.file");
-    assert_true(file && span_equal(file->bytes, SPAN("im.dat")));
-    for (size_t i = 0; i < a->n_tensors; i++) expect_same_bytes(a, &a->tensors[i], b); /* both files say the same */
-    model_close(&a);
-    model_close(&b);
-}
-
-static void test_dry_run(void **state) {
-    (void)state;
-    expect_command("--dry-run source.gguf F16", 0, "blk.0.ffn_down_exps.weight");
-    expect_command("--dry-run source.gguf out.gguf F16 --leave-output-tensor", 0, "output.weight");
-    expect_command("--dry-run source.gguf F16 --split-max-size 500K", 0, "files ");
-    expect_no_files();
-}
-
-static void test_command_refusals(void **state) {
-    (void)state;
-    static const struct {
-        const char *words;
-        int status;
-        const char *says;
-    } cases[] = {
-        {"", 2, "IN [OUT] TYPE"},
-        {"source.gguf", 2, "needs an input and a type"},
-        {"source.gguf out.gguf Q9", 2, "unknown type 'Q9'"},
-        {"source.gguf out.gguf F16 many", 2, "'many' is no number of threads"},
-        {"source.gguf out.gguf F16 2 3", 2, "unexpected argument '3'"},
-        {"source.gguf out.gguf F16 --tensor-type attn", 2, "expected REGEX=TYPE"},
-        {"source.gguf out.gguf F16 --tensor-type attn=q9", 2, "expected REGEX=TYPE"},
-        {"source.gguf out.gguf F16 --tensor-type =q8_0", 2, "expected REGEX=TYPE"},
-        {"source.gguf out.gguf F16 --tensor-type a=f16,b", 2, "'b'"},
-        {"source.gguf out.gguf F16 --tensor-type '(=f16'", 1, "regular expression"},
-        {"source.gguf out.gguf F16 --output-tensor-type x", 2, "--output-tensor-type 'x'"},
-        {"source.gguf out.gguf F16 --tensor-type nowhere=f16 --strict", 1, "'nowhere' fits no tensor"},
-        {"source.gguf out.gguf F16 --imatrix missing.dat", 1, "missing.dat"},
-        {"source.gguf source.gguf F16", 1, "is a file of the input"},
-        {"missing.gguf out.gguf F16", 1, "missing.gguf"},
-        {"-m source.gguf out.gguf F16", 2, "-m"},
-        {"--help", 0, "asym2"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        expect_command(cases[i].words, cases[i].status, cases[i].says);
-        expect_no_files();
-    }
-    expect_command("--dry-run source.gguf F16 --tensor-type nowhere=f16", 0, "warning: --tensor-type 'nowhere' fits no tensor");
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_every_type, drop_left),
@@ -1089,19 +576,6 @@ int main(void) {
         cmocka_unit_test_teardown(test_directory, drop_left),
         cmocka_unit_test_teardown(test_directory_with_a_tokenizer, drop_left),
         cmocka_unit_test_teardown(test_exl3, drop_left),
-        cmocka_unit_test_teardown(test_refused_outputs, drop_left),
-        cmocka_unit_test_teardown(test_refused_types, drop_left),
-        cmocka_unit_test_teardown(test_too_many_parts, drop_left),
-        cmocka_unit_test_teardown(test_no_room, drop_left),
-        cmocka_unit_test_teardown(test_interrupted, drop_left),
-        cmocka_unit_test_teardown(test_old_output, drop_left),
-        cmocka_unit_test_teardown(test_input_cut, drop_left),
-        cmocka_unit_test_teardown(test_no_part_remains, drop_left),
-        cmocka_unit_test_teardown(test_disk_full, drop_left),
-        cmocka_unit_test_teardown(test_command, drop_left),
-        cmocka_unit_test_teardown(test_command_with_importance, drop_left),
-        cmocka_unit_test_teardown(test_dry_run, drop_left),
-        cmocka_unit_test_teardown(test_command_refusals, drop_left),
     };
     return cmocka_run_group_tests(tests, make_source, drop_source);
 }
