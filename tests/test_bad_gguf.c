@@ -308,7 +308,7 @@ static void end_part(unsigned as) {
 
 static void group_41_splits(void **state) {
     (void)state;
-    char first[128], second[128];
+    char first[128], second[128], around[160];
     part_path(first, sizeof first, 1, 2);
     part_path(second, sizeof second, 2, 2);
     begin_part(0);
@@ -320,51 +320,68 @@ static void group_41_splits(void **state) {
     begin_part(1);
     end_part(2);
     accept_file(first);
-    char around[160];
     snprintf(around, sizeof around, "%s/../%s/bad-00001-of-00002.gguf", refuse_folder, strrchr(refuse_folder, '/') + 1);
     accept_file(around); /* paths come from the user alone: a file has no way to name another */
     refuse_file(second, true, "part 2 of 2", "name the first part", 0, 0);
+    unlink(first);
+    unlink(second);
+}
 
+/* With `raw` as the second part the model is refused, and part `named` of it is. */
+static void refuse_second_part(unsigned named, const char *item, const char *problem) {
+    char first[128], at_fault[128];
+    part_path(first, sizeof first, 1, 2);
+    part_path(at_fault, sizeof at_fault, named, 2);
+    end_part(2);
+    struct model *m;
+    struct reason why = {0};
+    assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
+    judge(&why, at_fault, item, problem, 24, raw.data_at);
+}
+
+static void group_41_second_parts(void **state) {
+    (void)state;
     static const struct {
         const char *key;
         uint64_t value;
         const char *problem;
-    } second_parts[] = {
+    } keys[] = {
         {"split.no", 0, "is 0; part 2 must have 1"},       {"split.no", 2, "is 2 but 'split.count' is 2"},
         {"split.no", UINT32_MAX, "is 4294967295 but"},     {"split.count", 3, "another model"},
         {"split.count", 0, "is 1 but 'split.count' is 0"}, {"split.count", 1, "is 1 but 'split.count' is 1"},
         {"split.tensors.count", 14, "another model"},      {"split.count", (uint64_t)1 << 40, "must be 0 to"},
     };
-    for (size_t i = 0; i < COUNT(second_parts); i++) {
+    begin_part(0);
+    end_part(1);
+    for (size_t i = 0; i < COUNT(keys); i++) {
         begin_part(1);
-        raw_set_u64(&raw, second_parts[i].key, second_parts[i].value);
-        end_part(2);
-        assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
-        judge(&why, second, "key 'split.", second_parts[i].problem, 24, raw.data_at);
+        raw_set_u64(&raw, keys[i].key, keys[i].value);
+        refuse_second_part(2, "key 'split.", keys[i].problem);
     }
     begin_part(1); /* from another model: same numbers, other tensors */
     raw_set_string(&raw, "general.name", "other");
-    end_part(2);
-    assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
-    judge(&why, second, "key 'general.name'", "another model", 24, raw.data_at);
+    refuse_second_part(2, "key 'general.name'", "another model");
     begin_part(1);
     raw_drop_key(&raw, "general.name");
     raw_drop(&raw, "output.weight");
     raw_add(&raw, "token_embd.weight", 1, 8, 8, 0);
-    end_part(2);
-    assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
-    judge(&why, second, "tensor 'token_embd.weight'", "already listed", 24, raw.data_at);
+    refuse_second_part(2, "tensor 'token_embd.weight'", "already listed");
     begin_part(0); /* the same part twice */
-    end_part(2);
-    assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
-    judge(&why, second, "key 'split.no'", "is 0; part 2 must have 1", 24, raw.data_at);
+    refuse_second_part(2, "key 'split.no'", "is 0; part 2 must have 1");
     begin_part(1); /* a tensor is missing */
     raw_drop(&raw, "output.weight");
-    end_part(2);
-    assert_int_not_equal(measured_open(first, true, &m, &why), ERR_NONE);
-    judge(&why, first, "key 'split.tensors.count'", "is 15 but 14 tensors were found", 24, raw.data_at);
-    unlink(second);
+    refuse_second_part(1, "key 'split.tensors.count'", "is 15 but 14 tensors were found");
+    for (unsigned part = 1; part <= 2; part++) {
+        char name[128];
+        part_path(name, sizeof name, part, 2);
+        unlink(name);
+    }
+}
 
+static void group_41_first_parts(void **state) {
+    (void)state;
+    char first[128];
+    part_path(first, sizeof first, 1, 2);
     begin_part(0);
     raw_set_u16(&raw, "split.count", 65535);
     end_part(1);
@@ -555,7 +572,7 @@ static void groups_50_to_52_places(void **state) {
         raw_find(&raw, "blk.0.attn_output.weight")->offset = offsets[i].offset;
         refuse_tensor("blk.0.attn_output.weight", offsets[i].problem);
     }
-    fresh(); /* offset + data start fits, the end does not */
+    fresh();     /* offset + data start fits, the end does not */
     write_raw(); /* sets data_at */
     raw_find(&raw, "output.weight")->offset = (TOP - raw.data_at - 100) / 32 * 32;
     refuse_tensor("output.weight", "the end of its data overflows");
@@ -742,6 +759,8 @@ int main(void) {
         GROUP(group_25_cut_anywhere),
         GROUP(group_26_alignment),
         GROUP(group_41_splits),
+        GROUP(group_41_second_parts),
+        GROUP(group_41_first_parts),
         GROUP(groups_42_and_43_tensor_names),
         GROUP(groups_44_to_47_extents),
         GROUP(groups_48_and_49_types),
