@@ -6,6 +6,7 @@
 #include <time.h>
 
 ch_thread ch_threads[CH_MAX_THREADS];
+ch_warp ch_warps[CH_MAX_THREADS / CH_WARP];
 ch_block ch_block_now;
 const ch_place *ch_here;
 ch_geometry ch_now;
@@ -70,12 +71,14 @@ static void leave(ch_thread *self) {
     ch_async_land(self, ~0u);
     if (ch_block_now.in_barrier) ch_report(self->site, "a thread leaves while others wait at a block barrier");
     const ch_thread *warp = &ch_threads[self->place.warp * CH_WARP];
+    ch_warp *lanes = &ch_warps[self->place.warp];
     for (unsigned lane = 0; lane < CH_WARP; lane++) {
-        if (warp[lane].state == CH_IN_WARP && warp[lane].mask >> self->place.lane & 1) {
+        if (lanes->waiting >> lane & 1 && warp[lane].mask >> self->place.lane & 1) {
             ch_report(warp[lane].site, "a lane leaves while lane %u waits for it in %s", lane, warp[lane].meeting->name);
         }
     }
     self->state = CH_GONE;
+    lanes->gone |= 1u << self->place.lane;
     ch_block_now.gone++;
 }
 
@@ -99,7 +102,8 @@ static void prepare_thread(unsigned rank, dim3 block) {
 
 static void run_block(unsigned linear, const ch_call *call) {
     const unsigned threads = call->block.x * call->block.y * call->block.z;
-    ch_block_now = ch_block{call, linear, threads, 0, 0, 0, 0, 0};
+    ch_block_now = ch_block{call, linear, threads, 0, 0, 0, 0, 0, 0};
+    memset(ch_warps, 0, sizeof ch_warps);
     ch_now.block_index = uint3{linear % call->grid.x, linear / call->grid.x % call->grid.y, linear / (call->grid.x * call->grid.y)};
     ch_shared_begin_block();
     ch_race_begin_block();
@@ -144,13 +148,11 @@ unsigned ch_block_barrier(int predicate, ch_site site) {
     ch_block *block = &ch_block_now;
     ch_thread *self = ch_self();
     if (block->gone) ch_report(site, "block barrier after %u threads have left", block->gone);
-    for (unsigned i = 0; i < block->threads && block->in_barrier; i++) { // any one of those that wait tells the line
-        if (ch_threads[i].state != CH_IN_BARRIER) continue;
-        if (!same_site(ch_threads[i].site, site)) {
-            ch_report(site, "divergent block barrier: thread %u waits at %s:%d", i, ch_threads[i].site.file, ch_threads[i].site.line);
-        }
-        break;
+    const ch_thread *first = &ch_threads[block->first_in_barrier]; // any one of those that wait tells the line
+    if (block->in_barrier && !same_site(first->site, site)) {
+        ch_report(site, "divergent block barrier: thread %u waits at %s:%d", first->place.rank, first->site.file, first->site.line);
     }
+    if (!block->in_barrier) block->first_in_barrier = self->place.rank;
     block->barrier_votes += predicate != 0;
     if (++block->in_barrier < block->threads) {
         ch_wait(CH_IN_BARRIER, site);

@@ -87,11 +87,17 @@ struct ch_thread {
 struct ch_block {
     const ch_call *call; /* NULL: no kernel is running */
     unsigned linear, threads;
-    unsigned gone, in_barrier, barrier_votes;
+    unsigned gone, in_barrier, first_in_barrier, barrier_votes;
     uint64_t barriers; /* passed so far */
     unsigned last_votes;
 };
+/* The lanes of a warp that are not running on. */
+struct ch_warp {
+    unsigned waiting, gone; /* lanes in CH_IN_WARP, in CH_GONE */
+    bool alike;             /* all that wait do so at the same line, for the same function and mask */
+};
 extern ch_thread ch_threads[CH_MAX_THREADS];
+extern ch_warp ch_warps[CH_MAX_THREADS / CH_WARP];
 extern ch_block ch_block_now;
 
 ch_thread *ch_self(void);

@@ -6,28 +6,36 @@ static bool same_meeting(const ch_thread *other, const ch_together *what, unsign
     return other->meeting == what && other->mask == mask && other->site.line == site.line && (other->site.file == site.file || !strcmp(other->site.file, site.file));
 }
 
+static void expect_same_meeting(const ch_thread *warp, unsigned lanes, const ch_together *what, unsigned mask, ch_site site) {
+    for (unsigned lane = 0; lane < CH_WARP; lane++) {
+        if (!(lanes >> lane & 1) || same_meeting(&warp[lane], what, mask, site)) continue;
+        ch_report(site, "divergent warp: %s, mask %08x here; lane %u is in %s, mask %08x, at %s:%d", what->name, mask, lane,
+                  warp[lane].meeting->name, warp[lane].mask, warp[lane].site.file, warp[lane].site.line);
+    }
+}
+
 void ch_meet(const ch_together *what, unsigned mask, void *args, ch_site site) {
     ch_thread *self = ch_self(), *warp = &ch_threads[self->place.warp * CH_WARP];
-    if (!(mask >> self->place.lane & 1)) ch_report(site, "%s: the calling lane is not in its mask %08x", what->name, mask);
-    unsigned here = 1u << self->place.lane;
-    for (unsigned lane = 0; lane < CH_WARP; lane++) {
-        if (lane == self->place.lane || !(mask >> lane & 1)) continue;
-        if (warp[lane].state == CH_GONE) ch_report(site, "%s: lane %u of the mask %08x has left", what->name, lane, mask);
-        if (warp[lane].state != CH_IN_WARP) continue;
-        if (!same_meeting(&warp[lane], what, mask, site)) {
-            ch_report(site, "divergent warp: %s, mask %08x here; lane %u is in %s, mask %08x, at %s:%d", what->name, mask, lane,
-                      warp[lane].meeting->name, warp[lane].mask, warp[lane].site.file, warp[lane].site.line);
-        }
-        here |= 1u << lane;
+    ch_warp *lanes = &ch_warps[self->place.warp];
+    const unsigned me = 1u << self->place.lane;
+    if (!(mask & me)) ch_report(site, "%s: the calling lane is not in its mask %08x", what->name, mask);
+    if (lanes->gone & mask) ch_report(site, "%s: lane %d of the mask %08x has left", what->name, __builtin_ctz(lanes->gone & mask), mask);
+    if (!lanes->waiting) {
+        lanes->alike = true;
+    } else if (!lanes->alike || !same_meeting(&warp[__builtin_ctz(lanes->waiting)], what, mask, site)) {
+        expect_same_meeting(warp, lanes->waiting & mask, what, mask, site);
+        lanes->alike = false; // they wait for others than these
     }
     self->meeting = what, self->mask = mask, self->args = args, self->site = site;
-    if (here != mask) {
+    if (((lanes->waiting & mask) | me) != mask) {
+        lanes->waiting |= me;
         ch_wait(CH_IN_WARP, site);
         return;
     }
     void *lane_args[CH_WARP];
     for (unsigned lane = 0; lane < CH_WARP; lane++) lane_args[lane] = mask >> lane & 1 ? warp[lane].args : nullptr;
     what->compute(lane_args, mask);
+    lanes->waiting &= ~mask;
     for (unsigned i = 0; i < CH_WARP; i++) {
         const unsigned lane = ch_settings.order == CH_DESCENDING ? CH_WARP - 1 - i : i;
         if (lane != self->place.lane && mask >> lane & 1) ch_wake(&warp[lane]);
