@@ -10,6 +10,13 @@
 #include "cpu/cpu.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+/* A walk that is compiled for every format and count of vectors. Under sanitizers once for all: with a check of every access, the
+ * copies took minutes to compile. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SPECIALIZED __attribute__((noinline))
+#else
+#define SPECIALIZED ALWAYS_INLINE
+#endif
 
 /* Columns are walked in pieces of 256: a super-block, or eight 32-blocks (the last piece may hold fewer of those).
  * FEW: most vectors of one matrix-vector pass. PASS: most vectors of one walk of the blocked form through a panel of rows. */

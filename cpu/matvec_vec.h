@@ -42,8 +42,8 @@ static ALWAYS_INLINE void rows_n(const struct format f, const struct matmul *m, 
     }
 }
 
-/* n is a constant wherever this is inlined. */
-static ALWAYS_INLINE void matvec_n(const struct format f, const struct matmul *m, int n) {
+/* f and n are constants wherever this is inlined. */
+static SPECIALIZED void matvec_n(const struct format f, const struct matmul *m, int n) {
     struct prepared *room = m->scratch;
     const size_t pieces = pieces_of(m->k), half = (m->row_end - m->row_begin) / STREAMS;
     for (int v = 0; v < n; v++)
