@@ -10,17 +10,17 @@ import template
 import vocab
 
 NAMES = {
-    "attention_norm.{}": "attn_norm",
-    "attention.{}.q": "attn_q",
-    "attention.{}.k": "attn_k",
-    "attention.{}.v": "attn_v",
-    "attention.{}.o": "attn_output",
-    "attention.{}.q_norm": "attn_q_norm",
-    "attention.{}.k_norm": "attn_k_norm",
-    "mixture_norm.{}": "ffn_norm",
-    "mixture.{}.router": "ffn_gate_inp",
-    "mixture.{}.gate_up": ("ffn_gate_exps", "ffn_up_exps"),
-    "mixture.{}.down": "ffn_down_exps",
+    "layers.{}.attention_norm": "attn_norm",
+    "layers.{}.q": "attn_q",
+    "layers.{}.k": "attn_k",
+    "layers.{}.v": "attn_v",
+    "layers.{}.o": "attn_output",
+    "layers.{}.q_norm": "attn_q_norm",
+    "layers.{}.k_norm": "attn_k_norm",
+    "layers.{}.mixture_norm": "ffn_norm",
+    "layers.{}.router": "ffn_gate_inp",
+    "layers.{}.gate_up": ("ffn_gate_exps", "ffn_up_exps"),
+    "layers.{}.down": "ffn_down_exps",
 }
 
 

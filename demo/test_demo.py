@@ -267,17 +267,17 @@ class File(unittest.TestCase):
         weights = {"embedding": matrix(vocab.SIZE, 64), "final_norm": matrix(64, value=1.0)}
         for i in range(2):
             weights |= {
-                f"attention_norm.{i}": matrix(64, value=1.0),
-                f"mixture_norm.{i}": matrix(64, value=1.0),
-                f"attention.{i}.q": matrix(64, 64),
-                f"attention.{i}.k": matrix(32, 64),
-                f"attention.{i}.v": matrix(32, 64),
-                f"attention.{i}.o": matrix(64, 64),
-                f"attention.{i}.q_norm": matrix(16, value=1.0),
-                f"attention.{i}.k_norm": matrix(16, value=1.0),
-                f"mixture.{i}.router": matrix(4, 64),
-                f"mixture.{i}.gate_up": matrix(4, 64, 64),
-                f"mixture.{i}.down": matrix(4, 64, 32),
+                f"layers.{i}.attention_norm": matrix(64, value=1.0),
+                f"layers.{i}.mixture_norm": matrix(64, value=1.0),
+                f"layers.{i}.q": matrix(64, 64),
+                f"layers.{i}.k": matrix(32, 64),
+                f"layers.{i}.v": matrix(32, 64),
+                f"layers.{i}.o": matrix(64, 64),
+                f"layers.{i}.q_norm": matrix(16, value=1.0),
+                f"layers.{i}.k_norm": matrix(16, value=1.0),
+                f"layers.{i}.router": matrix(4, 64),
+                f"layers.{i}.gate_up": matrix(4, 64, 64),
+                f"layers.{i}.down": matrix(4, 64, 32),
             }
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/m.gguf"
