@@ -3,6 +3,7 @@
  * norm and rotation. */
 #include "gpu/attention.cuh"
 #include "gpu/attention.h"
+#include "gpu/unpack.cuh"
 
 enum { STEP_WARPS = 4, LEAST_TILES = 2 /* of a split that has any: fewer would cost more to merge than they save */ };
 
@@ -555,7 +556,7 @@ template <int DH> static void launch_step(const struct gpu_network *n, const ste
 void gpu_launch_attention(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const struct gpu_step *s = &n->step;
     const enum tensor_type type = n->layers[layer].output.type;
-    const bool floats = type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16;
+    const bool floats = (gpu_wants(type) & WANT_FLOATS) != 0;
     const step_args a = {heads_of(n, layer), s->qkv,      s->command, s->attend_partial, s->tickets + GPU_TICKET_ATTENTION,
                          s->attended,        floats ? s->attended32 : NULL,     tokens};
     if (n->shape.head_dim == 128) launch_step<128>(n, a, stream);

@@ -7,6 +7,7 @@
 
 #include "gpu/device.h"
 #include "gpu/embed.cuh"
+#include "gpu/layout.h"
 #include "gpu/network.h"
 
 enum { ROW_THREADS = 256, ROW_WARPS = ROW_THREADS / 32 };
@@ -187,11 +188,12 @@ static void launch_qkv(struct gpu_network *n, const struct gpu_batch *b, uint32_
     const struct gpu_layer *l = &n->layers[layer];
     const struct gpu_matrix *const parts[] = {&l->q, &l->k, &l->v};
     const uint32_t width = l->q.rows + l->k.rows + l->v.rows;
-    launch_norm(n, lane->x, l->attn_norm, b->n, {lane->normed, NULL, NULL});
+    const bool exact = gpu_is_trellis(l->q.type) || gpu_is_trellis(l->k.type) || gpu_is_trellis(l->v.type);
+    launch_norm(n, lane->x, l->attn_norm, b->n, {lane->normed, exact ? lane->normed32 : NULL, NULL});
     uint32_t at = 0;
     for (const struct gpu_matrix *part : parts) {
         struct gpu_product p = {};
-        p.w = *part, p.x = lane->normed, p.n = b->n, p.y = lane->qkv + at, p.ldy = width;
+        p.w = *part, p.x = lane->normed, p.x32 = exact ? lane->normed32 : NULL, p.n = b->n, p.y = lane->qkv + at, p.ldy = width;
         gpu_launch_product(n, &p, stream_of(n));
         at += part->rows;
     }

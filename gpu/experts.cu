@@ -1,6 +1,7 @@
 /* The launches of a step's experts (experts.cuh). */
 #include "gpu/experts.cuh"
 #include "gpu/family.h"
+#include "gpu/trellis.h"
 
 static expert_place place_of(const gpu_network *n, tensor_type type, uint64_t offset, uint32_t rows, uint32_t k) {
     return expert_place{reinterpret_cast<const uint8_t *>(n->options.slots), offset, rows, k, static_cast<int>(type),
@@ -24,6 +25,7 @@ static sharing share_tile(enum tensor_type type, uint32_t k) { return sharing{1,
 void gpu_launch_gate_up(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_layer &l = n->layers[layer];
     const gpu_shape &s = n->shape;
+    if (gpu_is_trellis(l.gate_type)) return gpu_trellis_gate_up(n, tokens, layer, stream);
     gate_up_args a = {};
     a.gate = place_of(n, l.gate_type, l.gate_offset, s.n_ff, s.n_embd), a.up = place_of(n, l.up_type, l.up_offset, s.n_ff, s.n_embd);
     a.gate_how = share_tile(l.gate_type, s.n_embd), a.up_how = share_tile(l.up_type, s.n_embd);
@@ -62,6 +64,7 @@ static uint32_t down_warps(uint32_t slices) {
 void gpu_launch_down(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_layer &l = n->layers[layer];
     const gpu_shape &s = n->shape;
+    if (gpu_is_trellis(l.down_type)) return gpu_trellis_down(n, tokens, layer, stream);
     down_args a = {};
     a.down = place_of(n, l.down_type, l.down_offset, s.n_embd, s.n_ff);
     a.slices = share_rows(l.down_type, s.n_ff).slices, a.n_used = s.n_used, a.layer = layer;

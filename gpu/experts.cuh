@@ -125,17 +125,16 @@ static __device__ __forceinline__ void copy_hits(gpu_hit *to, const gpu_hit *fro
 }
 
 /* The host's share, once it is here. The last block to finish does this: all other sums are in x then. */
-static __device__ __forceinline__ void add_answer(const down_args &a) {
-    if (!block_await(a.box, a.layer)) return;
-    const uint32_t e = a.down.rows;
+static __device__ __forceinline__ void add_answer(const post_box &box, uint32_t layer, const gpu_command *command, float *x, uint32_t e) {
+    if (!block_await(box, layer)) return;
     const bool by_four = e % 4 == 0;
-    block_receive(a.box.values, a.command->n_tokens * e, by_four, [&](uint32_t i, float4 v) {
+    block_receive(box.values, command->n_tokens * e, by_four, [&](uint32_t i, float4 v) {
         if (!by_four) {
-            a.x[i] = ldcg_f(a.x + i) + v.x;
+            x[i] = ldcg_f(x + i) + v.x;
             return;
         }
-        const float4 x = ldcg_f4(a.x + i);
-        stf4(a.x + i, make_float4(x.x + v.x, x.y + v.y, x.z + v.z, x.w + v.w));
+        const float4 w = ldcg_f4(x + i);
+        stf4(x + i, make_float4(w.x + v.x, w.y + v.y, w.z + v.z, w.w + v.w));
     });
 }
 
@@ -178,7 +177,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, blocks_per_sm(TYPE, T, 1
         if (first + row < e) a.x[static_cast<size_t>(t) * e + first + row] += total;
     }
     if (*a.n_missing == 0) return; /* the same for all blocks */
-    if (grid_last(a.ticket, gridDim.x)) add_answer(a);
+    if (grid_last(a.ticket, gridDim.x)) add_answer(a.box, a.layer, a.command, a.x, e);
 }
 
 #endif

@@ -199,7 +199,8 @@ struct gpu_batch_routes {
 struct gpu_type {
     bool has_kernels;
     bool same_layout; /* as in the file: an upload may go straight to its place */
-    /* Bytes of `rows` rows of k weights in the device's layout, which no type makes larger than the file's, rounded up to 256. */
+    /* Bytes of `rows` rows of k weights in the device's layout, which no type makes larger than the file's, rounded up to 256;
+     * of EXL3 with the factors, and 256 more. */
     uint64_t (*bytes)(uint64_t rows, uint64_t k);
 };
 
@@ -229,6 +230,10 @@ struct gpu_ops {
     /* -- streams -- */
     void (*upload)(struct gpu *g, enum gpu_stream s, gpu_ptr to, const void *from, uint64_t bytes);   /* from: pinned, or copied before the return */
     void (*download)(struct gpu *g, enum gpu_stream s, void *to, gpu_ptr from, uint64_t bytes);       /* to: pinned */
+    /* EXL3 (gpu/layout.h): a matrix's tiles and factors are uploaded as they are, to their places; its bits, which may be fewer
+     * than the type's, and its codebook are this launch's. `to`: the matrix. */
+    void (*label)(struct gpu *g, enum gpu_stream s, enum tensor_type type, gpu_ptr to, uint64_t rows, uint64_t k, uint32_t bits,
+                  enum exl3_codebook codebook);
     /* File layout at `from` (staged on the device) -> device layout at `to`; they do not overlap. */
     void (*repack)(struct gpu *g, enum gpu_stream s, enum tensor_type type, gpu_ptr to, gpu_ptr from, uint64_t rows, uint64_t k);
     enum err (*event_open)(struct gpu *g, struct gpu_event **out, struct reason *why) MUST_USE;

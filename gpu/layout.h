@@ -17,6 +17,8 @@
  *   SIGNS_OF_UNITS   of unit u = 0..3 lane l = 0..7: bit 4l + u
  *   SIGNS_OF_QUADS   of quad q = 0..7 lane l = 0..3: bit 8l + 7 - q
  *
+ * EXL3 has tiles in place of blocks, and factors: see gpu_trellis_label below.
+ *
  * A type to come is a row of GPU_LAYOUTS and one of a family below, with planes by falling size. */
 #ifndef COLDSTREAM_GPU_LAYOUT_H
 #define COLDSTREAM_GPU_LAYOUT_H
@@ -100,6 +102,9 @@ struct gpu_layout {
 #define GPU_TYPES_BLOCKS(X) X(Q4_1) X(Q5_0) X(Q5_1) X(Q6_0)
 #define GPU_TYPES_GRIDS(X) X(IQ2_XXS) X(IQ2_XS) X(IQ3_XXS) X(IQ1_S) X(IQ1_M) X(IQ2_KL)
 
+/* EXL3 (core/tensor.h), whose kernels are in trellis.cu and trellis_tiles.cu. */
+#define GPU_TRELLIS_TYPES(X) X(EXL3_1) X(EXL3_2) X(EXL3_3) X(EXL3_4) X(EXL3_5) X(EXL3_6) X(EXL3_7) X(EXL3_8)
+
 /* X(FAMILY, its list), and their numbers, none of which is a type's. */
 #define GPU_FAMILIES(X)                                                                                               \
     X(GRID2, GPU_TYPES_GRID2) X(GRID3, GPU_TYPES_GRID3) X(HALVES, GPU_TYPES_HALVES) X(PAIRS, GPU_TYPES_PAIRS)         \
@@ -109,7 +114,8 @@ enum gpu_family {
 #define GPU_FAMILY_NUMBER(name, list) FAMILY_##name,
     GPU_FAMILIES(GPU_FAMILY_NUMBER)
 #undef GPU_FAMILY_NUMBER
-    FAMILIES_END
+    FAMILIES_END,
+    FAMILY_TRELLIS = FAMILIES_END
 };
 
 static inline enum gpu_family gpu_family_of(enum tensor_type type) {
@@ -124,6 +130,9 @@ static inline enum gpu_family gpu_family_of(enum tensor_type type) {
 #define GPU_FAMILY_CASES(name, list) list(GPU_CASE_##name)
         GPU_FAMILIES(GPU_FAMILY_CASES)
 #undef GPU_FAMILY_CASES
+#define GPU_CASE_TRELLIS(suffix) case TYPE_##suffix: return FAMILY_TRELLIS;
+        GPU_TRELLIS_TYPES(GPU_CASE_TRELLIS)
+#undef GPU_CASE_TRELLIS
     default: return FAMILY_NONE;
     }
 }
@@ -149,6 +158,30 @@ static inline GPU_BOTH uint32_t gpu_first_field_bytes(int type) {
     case TYPE_Q6_0: return 16;
     default: return 64;
     }
+}
+
+/* ---- EXL3 ------------------------------------------------------------------------------------------------------- */
+
+/* A matrix of `rows` outputs and k inputs, multiples of 128:
+ *
+ *     tiles       the file's bytes, in a room for the bits of the type
+ *     in_scale    [k] binary16
+ *     out_scale   [rows] binary16
+ *     label       struct gpu_trellis_label: matrices of a stack may have fewer bits than their type says */
+enum { GPU_TRELLIS_BLOCK = 128 /* values that a transform mixes */ };
+struct gpu_trellis_label {
+    uint32_t bits, codebook; /* enum exl3_codebook */
+};
+
+static inline GPU_BOTH bool gpu_is_trellis(int type) { return type >= TYPE_EXL3_1 && type <= TYPE_EXL3_8; }
+static inline GPU_BOTH uint64_t gpu_trellis_in_scale(int type, uint64_t rows, uint64_t k) {
+    return rows * k / 8 * (uint64_t)(type - TYPE_EXL3_1 + 1);
+}
+static inline GPU_BOTH uint64_t gpu_trellis_out_scale(int type, uint64_t rows, uint64_t k) {
+    return gpu_trellis_in_scale(type, rows, k) + 2 * k;
+}
+static inline GPU_BOTH uint64_t gpu_trellis_label_at(int type, uint64_t rows, uint64_t k) {
+    return gpu_trellis_out_scale(type, rows, k) + 2 * rows;
 }
 
 /* The piece of block b of B in the plane at `at` whose fields have `bytes` bytes. */

@@ -1,6 +1,7 @@
 /* The launches of a prompt's products (matmul.cuh), and what stands between gate and up and down. */
 #include "gpu/family.h"
 #include "gpu/matmul.cuh"
+#include "gpu/trellis.h"
 
 /* One power of two a row of mid, and the experts of this call are done. A block a share of an expert's pairs, a warp a pair. */
 static __global__ void __launch_bounds__(TILE_THREADS) level_mid(const struct tile_call c, float *scale, uint8_t *done) {
@@ -30,19 +31,13 @@ static __global__ void __launch_bounds__(TILE_THREADS) join_mid(const struct til
         __half *mid = c.mid + (uint64_t)(first + p) * c.rows;
         float top = 0;
         for (uint32_t f = lane; f < c.rows; f += 32) top = fmaxf(top, fabsf(silu(gate[f]) * up[f]));
-        const float power = mid_power(warp_max(top)), inverse = inverse_power(power);
+        const float power = half_power(warp_max(top)), inverse = inverse_power(power);
         if (lane == 0) scale[first + p] = power;
         for (uint32_t f = lane; f < c.rows; f += 32) mid[f] = __float2half_rn(silu(gate[f]) * up[f] * inverse);
     }
 }
 
 /* ---- launches -------------------------------------------------------------------------------------------------------------- */
-
-static struct tile_device tile_device_of(const struct gpu *g) {
-    struct gpu_info info;
-    g->ops->info(g, &info);
-    return {info.sm_count, info.cc_major < 8 ? WIDEST / 2u : WIDEST + 0u}; /* sm_75 has 64 KB: 64 KB of tiles and the list are too much */
-}
 
 /* A row for every type with kernels. */
 static void launch_tiles(struct gpu *g, enum tensor_type type, const struct tile_device &d, const struct tile_call &c, uint64_t pairs, cudaStream_t stream) {
@@ -54,13 +49,6 @@ static void launch_tiles(struct gpu *g, enum tensor_type type, const struct tile
         default: gpu_family_kernels_of(type).tiles(g, d, c, pairs, stream);
     }
     (void)gpu_note_launch(g, "computing a product");
-}
-
-/* The narrowest tiles that hold n tokens at once, or the widest there are. */
-static uint32_t width_for(uint32_t n, uint32_t widest) {
-    uint32_t width = NARROWEST;
-    while (width < n && width < widest) width *= 2;
-    return width;
 }
 
 void gpu_launch_product32(struct gpu_network *n, const struct gpu_product32 *p, cudaStream_t stream) {
@@ -94,15 +82,14 @@ static void set_shape(struct tile_call *c, const struct gpu_network *n, enum ten
 }
 
 void gpu_launch_product(struct gpu_network *n, const struct gpu_product *p, cudaStream_t stream) {
+    if (gpu_is_trellis(p->w.type)) return gpu_trellis_product(n, p, stream);
     const struct tile_device d = tile_device_of(n->gpu);
     struct tile_call c = {};
     set_shape(&c, n, p->w.type, p->w.rows, p->w.k);
     c.result = p->two_vectors ? RESULT_TWO_VECTORS : p->add ? RESULT_ADD : RESULT_STORE;
     c.x = p->x;
     c.n = p->n;
-    /* Few tiles for many multiprocessors: narrower ones, though each opens the weights again. */
-    c.widest = width_for(p->n, d.widest);
-    while (c.widest > NARROWEST && (uint64_t)((c.rows + TILE_ROWS - 1) / TILE_ROWS) * ((p->n + c.widest - 1) / c.widest) < d.sm_count) c.widest /= 2;
+    c.widest = width_for_matrix(d, c.rows, p->n);
     c.y = p->y;
     c.ldy = p->ldy;
     c.count = 1;
@@ -145,6 +132,7 @@ void gpu_launch_expert_products(struct gpu_network *n, const struct gpu_batch *b
     const struct gpu_lane *lane = &n->lanes[b->lane];
     const uint32_t e = n->shape.n_embd, f = n->shape.n_ff;
     const uint64_t pairs = (uint64_t)b->n * n->shape.n_used;
+    if (gpu_is_trellis(l->gate_type)) return gpu_trellis_experts(n, b, layer, experts, count, stream);
     assert((f + MID_ROWS - 1) / MID_ROWS <= e);
     for (uint32_t i = 0; i < count; i += LIST) {
         struct tile_call c = {};

@@ -40,7 +40,8 @@ enum product_result {
     RESULT_ADD,         /* y += */
     RESULT_TWO_VECTORS, /* y[i] = columns 2i + 2^-11 columns 2i+1 */
     RESULT_MID,         /* SiLU(first) * second -> mid */
-    RESULT_DOWN         /* y = scale[i] * */
+    RESULT_DOWN,        /* y = scale[i] * */
+    RESULT_GATED        /* y = SiLU(y) * scale[i] * : up after gate, of trellis types (trellis_tiles.cu) */
 };
 
 /* What a launch computes: `count` matrices (or gate and up pairs) of the same shape, each with its own tokens. */
@@ -266,15 +267,6 @@ template <int N> static __device__ __forceinline__ void store_sums(const struct 
         }
 }
 
-/* A power of two that brings values up to `most` into binary16 with bits to spare: 1 for the usual ones. */
-static __device__ __forceinline__ float mid_power(float most) {
-    if (most >= 0x1p-7f && most < 0x1p15f) return 1;
-    const uint32_t exponent = __float_as_uint(most) >> 23; /* most >= 0; infinity: 255 */
-    return __uint_as_float((exponent > 14 ? exponent - 13 : 1) << 23);
-}
-
-static __device__ __forceinline__ float inverse_power(float power) { return __uint_as_float((254u << 23) - __float_as_uint(power)); }
-
 static __device__ __forceinline__ float silu(float x) { return x / (1 + expf(-x)); }
 
 /* sum[0] is gate, sum[1] up, of the same 16 columns of mid. `room` is the tiles' shared memory, no longer read. */
@@ -304,7 +296,7 @@ template <int N> static __device__ __forceinline__ void store_mid(const struct t
         for (uint32_t e = 0; e < 2; e++) {
             const uint32_t column = token + 8 * j + e;
             const float m = fmaxf(fmaxf(most[column], most[N + column]), fmaxf(most[2 * N + column], most[3 * N + column]));
-            const float power = mid_power(m), inverse = inverse_power(power);
+            const float power = half_power(m), inverse = inverse_power(power);
             __half *to = stage + column * STRIDE + group * 16 + lane / 4;
             to[0] = __float2half_rn(sum[0][j][e] * inverse);
             to[8] = __float2half_rn(sum[0][j][2 + e] * inverse);
@@ -463,6 +455,28 @@ template <int TYPE> static __global__ void __launch_bounds__(TILE_THREADS) produ
 struct tile_device {
     uint32_t sm_count, widest;
 };
+
+static inline struct tile_device tile_device_of(const struct gpu *g) {
+    struct gpu_info info;
+    g->ops->info(g, &info);
+    return {info.sm_count,
+            info.cc_major < 8 ? WIDEST / 2u : WIDEST + 0u}; /* sm_75 has 64 KB: 64 KB of tiles and the list are too much */
+}
+
+/* The narrowest tiles that hold n tokens at once, or the widest there are. */
+static inline uint32_t width_for(uint32_t n, uint32_t widest) {
+    uint32_t width = NARROWEST;
+    while (width < n && width < widest) width *= 2;
+    return width;
+}
+
+/* Few tiles for many multiprocessors: narrower ones, though each opens the weights again. */
+static inline uint32_t width_for_matrix(const struct tile_device &d, uint32_t rows, uint32_t n) {
+    uint32_t width = width_for(n, d.widest);
+    while (width > NARROWEST && (uint64_t)((rows + TILE_ROWS - 1) / TILE_ROWS) * ((n + width - 1) / width) < d.sm_count)
+        width /= 2;
+    return width;
+}
 
 template <int TYPE> static constexpr uint32_t tile_grid_bytes() {
     if constexpr (TYPE >= FAMILY_NONE) return family<TYPE>::GRID * sizeof(uint32_t);

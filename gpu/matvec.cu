@@ -1,6 +1,7 @@
 /* The launches of a step's dense products (dense.cuh): which kernel, how many blocks, how many tokens at a time. */
 #include "gpu/dense.cuh"
 #include "gpu/family.h"
+#include "gpu/trellis.h"
 
 /* ---- q, k, v ---------------------------------------------------------------------------------------------------- */
 
@@ -55,6 +56,7 @@ void gpu_launch_qkv(struct gpu_network *n, uint32_t tokens, uint32_t layer, cuda
         a.ld += m.rows;
     }
     for (int family = FAMILY_NONE; family < FAMILIES_END; family++) launch_parts(n, tokens, a, static_cast<gpu_family>(family), l, stream);
+    gpu_trellis_qkv(n, tokens, layer, stream);
 }
 
 /* ---- output projection ------------------------------------------------------------------------------------------ */
@@ -71,6 +73,7 @@ template <int T> static void launch_output(const output_args &a, int type, cudaS
 
 void gpu_launch_output(struct gpu_network *n, uint32_t tokens, uint32_t layer, cudaStream_t stream) {
     const gpu_matrix &m = n->layers[layer].output;
+    if (gpu_is_trellis(m.type)) return gpu_trellis_output(n, tokens, layer, stream);
     const output_args a = {weights_of(n, m), share_rows(m.type, m.k), vectors_of(n->step.attended, n->step.attended32, m.k),
                            n->step.x};
     if (gpu_family_of(m.type) != FAMILY_NONE) return gpu_family_kernels_of(m.type).output(a, tokens, stream);
@@ -92,6 +95,7 @@ template <int T> static void launch_head(const head_args &a, int type, uint32_t 
 
 void gpu_launch_head(struct gpu_network *n, uint32_t tokens, cudaStream_t stream) {
     const gpu_matrix &m = n->options.head;
+    if (gpu_is_trellis(m.type)) return gpu_trellis_head(n, tokens, stream);
     head_args a = {};
     a.m = weights_of(n, m), a.how = share_rows(m.type, m.k);
     a.gain = reinterpret_cast<const float *>(n->options.output_norm), a.eps = n->shape.rms_eps, a.wants = gpu_wants(m.type);

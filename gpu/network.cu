@@ -9,6 +9,7 @@
 #include "gpu/device_private.h"
 #include "gpu/layout.h"
 #include "gpu/network.h"
+#include "gpu/trellis.h"
 
 enum { STEP_KINDS = 4 /* 1, 2, 4, 8 tokens */ };
 
@@ -67,6 +68,7 @@ static void carve_zeroed(struct carver *c, struct gpu_network *n) {
     carve(c, &st->command, 1);
     carve(c, &st->best, GPU_STEP_TOKENS);
     carve(c, &st->best_key, GPU_STEP_TOKENS);
+    carve(c, &n->trellis.tickets, n->trellis.room.tickets);
     carve(c, &n->slots, s->n_layers, s->n_experts);
     carve(c, &n->uses, s->n_layers, s->n_experts);
     for (int i = 0; i < GPU_LANES && n->options.batch_tokens; i++) carve(c, &n->lanes[i].done, s->n_experts);
@@ -93,6 +95,14 @@ static void carve_step(struct carver *c, struct gpu_network *n) {
     carve_acts(c, &st->mid, t * s->n_used, s->n_ff);
     carve(c, &st->mid32, t * s->n_used, s->n_ff);
     carve(c, &st->logits, t, s->n_vocab);
+}
+
+static void carve_trellis(struct carver *c, struct gpu_network *n) {
+    const struct gpu_trellis_room *r = &n->trellis.room;
+    carve(c, &n->trellis.sums, r->blocks, GPU_STEP_TOKENS, GPU_TRELLIS_BLOCK);
+    carve(c, &n->trellis.rotated, r->rows, r->width);
+    carve(c, &n->trellis.scale, r->rows);
+    carve(c, &n->trellis.gated, r->rows, n->shape.n_ff);
 }
 
 static void carve_lane(struct carver *c, struct gpu_network *n, struct gpu_lane *l) {
@@ -123,6 +133,7 @@ static uint64_t carve_device(struct gpu_network *n, uintptr_t base, uint64_t *ze
     carve_zeroed(&c, n);
     *zeroed = c.at;
     carve_step(&c, n);
+    carve_trellis(&c, n);
     for (int i = 0; i < GPU_LANES && n->options.batch_tokens; i++) carve_lane(&c, n, &n->lanes[i]);
     return c.overflow ? UINT64_MAX : c.at;
 }
@@ -168,6 +179,30 @@ static enum err check_type(struct gpu *g, enum tensor_type type, struct reason *
     return check_matrix(g, &m, "experts", why);
 }
 
+/* EXL3 is multiplied with, never read by rows; and an expert's matrices are all of it or none, since they hand each other
+ * floats. */
+static enum err check_trellis(const struct gpu_network_options *o, struct reason *why) {
+    if (gpu_is_trellis(o->embedding_type))
+        return fail(why, ERR_UNSUPPORTED, "the GPU cannot read rows of %s, the type of the embedding",
+                    tensor_type_info(o->embedding_type)->name);
+    const struct gpu_shape *s = &o->shape;
+    for (uint32_t i = 0; i < s->n_layers; i++) {
+        const struct gpu_layer *l = &o->layers[i];
+        if (gpu_is_trellis(l->router.type))
+            return fail(why, ERR_UNSUPPORTED, "the GPU has no kernels for %s, the type of layer %u's router",
+                        tensor_type_info(l->router.type)->name, i);
+        if (gpu_is_trellis(l->gate_type) != gpu_is_trellis(l->up_type) ||
+            gpu_is_trellis(l->gate_type) != gpu_is_trellis(l->down_type))
+            return fail(
+                why, ERR_UNSUPPORTED, "the GPU takes an expert's matrices in EXL3 all or none; layer %u has %s, %s and %s", i,
+                tensor_type_info(l->gate_type)->name, tensor_type_info(l->up_type)->name, tensor_type_info(l->down_type)->name);
+        if (gpu_is_trellis(l->gate_type) && (s->n_embd % GPU_TRELLIS_BLOCK || s->n_ff % GPU_TRELLIS_BLOCK))
+            return fail(why, ERR_UNSUPPORTED, "EXL3 needs widths that are multiples of %d; the model's are %u, %u in experts",
+                        GPU_TRELLIS_BLOCK, s->n_embd, s->n_ff);
+    }
+    return ERR_NONE;
+}
+
 /* In steps gate and up are of one kernel: types with their own have one for any two of them, the others are of one family and one grid.
  * Prompts take any two types. */
 static bool takes_pair(enum tensor_type a, enum tensor_type b) {
@@ -210,6 +245,7 @@ static enum err check_options(struct gpu *g, const struct gpu_network_options *o
     const struct gpu_matrix embedding = {0, o->embedding_type, 0, 0};
     TRY(check_matrix(g, &embedding, "the embedding", why));
     if (o->head.data) TRY(check_matrix(g, &o->head, "the output head", why));
+    TRY(check_trellis(o, why));
     if (o->batch_tokens) TRY(check_batch(o, why));
     return gpu_attention_check(o, why);
 }
@@ -222,6 +258,7 @@ static uint32_t splits_for(const struct gpu *g, const struct gpu_shape *s) {
 static void describe(struct gpu_network *n, const struct gpu *g, const struct gpu_network_options *o) {
     n->shape = o->shape;
     n->options = *o;
+    n->trellis.room = gpu_trellis_room_of(o, gpu_device_of(g)->info.sm_count);
     n->splits = splits_for(g, &o->shape);
     n->down_stride = o->shape.n_embd;
     for (uint32_t i = 0; i < o->shape.n_layers; i++)

@@ -47,7 +47,7 @@ struct gpu_step {
     float *x;                 /* [T][E] the residual stream, updated in place */
     float *qkv;               /* [T][(Hq+2Hk)*Dh] */
     float *attend_partial;    /* [T][Hq][splits][Dh+2]: see attention.cu */
-    struct gpu_acts attended; /* [T][Hq*Dh]; filled when the layer's output matrix multiplies int8 (all but F32, F16, BF16) */
+    struct gpu_acts attended; /* [T][Hq*Dh]; filled when the layer's output matrix multiplies int8 (not F32, F16, BF16, EXL3) */
     float *attended32;        /* [T][Hq*Dh]; filled when it does not */
     float *normed;            /* [T][E] the experts' input */
     struct gpu_acts normed8;  /* [T][E] */
@@ -95,6 +95,22 @@ struct gpu_lane {
     float *normed_host;       /* [N][E] */
 };
 
+/* Scratch of EXL3's kernels, 0 of models without. */
+struct gpu_trellis_room {
+    uint64_t blocks;      /* of a step's launch, at most */
+    uint64_t tickets;     /* blocks of outputs that several of them share */
+    uint64_t rows, width; /* vectors of a prompt */
+};
+struct gpu_trellis_scratch {
+    struct gpu_trellis_room room;
+    float *sums;       /* [blocks][T][128] parts of sums that blocks hand over */
+    uint32_t *tickets; /* zero between kernels */
+    /* Prompts; the lanes share them: what is computed there is used by the next launches. */
+    __half *rotated;   /* [rows][k] vectors after the transform in front of a matrix */
+    float *scale;      /* [rows] a power of two each was divided by */
+    float *gated;      /* [N*n_used][F] gate's results, then SiLU(gate) * up */
+};
+
 struct gpu_network {
     struct gpu *gpu;
     struct gpu_shape shape;
@@ -108,6 +124,7 @@ struct gpu_network {
     uint32_t *tables;             /* [GPU_TABLE_WORDS] of gpu/grids.h */
     struct gpu_step step;
     struct gpu_lane lanes[GPU_LANES];
+    struct gpu_trellis_scratch trellis;
     struct gpu_shared shared;     /* host addresses */
     struct gpu_shared shared_dev; /* the device's addresses of the same */
     uint64_t patience_ns;
@@ -135,6 +152,7 @@ void gpu_launch_end(struct gpu_network *n, uint32_t tokens, cudaStream_t stream)
 struct gpu_product { /* y[i][r] = sum_c W[r][c] x[i][c] */
     struct gpu_matrix w;
     const __half *x; /* [n][k] */
+    const float *x32; /* the same before rounding, where it is to be had: EXL3 rounds after its transform; else NULL */
     uint32_t n;
     float *y;        /* [n] rows ldy apart */
     uint32_t ldy;

@@ -49,6 +49,21 @@ struct found {
 /* c + the sum of four signed byte products (PTX: dp4a). */
 PTX int dp4a(uint32_t a, uint32_t b, int c) { return __dp4a(static_cast<int>(a), static_cast<int>(b), c); }
 
+/* c + the sum of the four bytes of a, times 1, unsigned (PTX: dp4a). */
+PTX uint32_t sum_bytes(uint32_t a, uint32_t c) { return __dp4a(a, 0x01010101u, c); }
+
+/* Two binary16 in a register: a + b, and a * b + c, each rounded once, to nearest even (PTX: add, fma, .f16x2). */
+PTX uint32_t add_f16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+PTX uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 /* Four bytes picked from {b, a}; nibble i of the selector names the source of byte i, its bit 3 spreads that byte's sign over
  * the byte (PTX: prmt, default mode). */
 PTX uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {

@@ -149,6 +149,29 @@ static void launch(const struct gpu_layout *l, enum tensor_type type, gpu_ptr to
     LAUNCH(repack_kernel, (unsigned)((chunks + REPACK_THREADS - 1) / REPACK_THREADS), REPACK_THREADS, 0, stream, r);
 }
 
+/* ---- EXL3 ---------------------------------------------------------------------------------------------------------- */
+
+template <enum tensor_type TYPE> static uint64_t trellis_bytes(uint64_t rows, uint64_t k) {
+    const uint64_t tiles = file_bytes(TYPE, rows, k), most = UINT64_MAX / 2;
+    if (tiles > most || rows > most / 8 || k > most / 8) return UINT64_MAX;
+    return round_up(gpu_trellis_label_at(TYPE, rows, k) + sizeof(struct gpu_trellis_label), GPU_ALIGN);
+}
+
+static __global__ void __launch_bounds__(32) label_kernel(struct gpu_trellis_label *to, uint32_t bits, uint32_t codebook) {
+    if (threadIdx.x == 0) to->bits = bits, to->codebook = codebook;
+}
+
+/* By a launch, which never waits, while an upload of a few bytes may. */
+static void label_matrix(struct gpu *g, enum gpu_stream s, enum tensor_type type, gpu_ptr to, uint64_t rows, uint64_t k,
+                         uint32_t bits, enum exl3_codebook codebook) {
+    assert(gpu_is_trellis(type) && to % GPU_ALIGN == 0 && rows % GPU_TRELLIS_BLOCK == 0 && k % GPU_TRELLIS_BLOCK == 0);
+    assert(bits && bits <= (uint32_t)(type - TYPE_EXL3_1 + 1));
+    if (gpu_alive(gpu_device_of(g), NULL) || rows == 0) return;
+    LAUNCH(label_kernel, 1, 32, 0, gpu_stream_of(g, s), (struct gpu_trellis_label *)(to + gpu_trellis_label_at(type, rows, k)),
+           bits, (uint32_t)codebook);
+    (void)gpu_note_launch(g, "labelling a matrix");
+}
+
 static void repack_matrix(struct gpu *g, enum gpu_stream s, enum tensor_type type, gpu_ptr to, gpu_ptr from, uint64_t rows, uint64_t k) {
     const struct gpu_layout *l = layout_of(type);
     assert(l && to % GPU_ALIGN == 0 && from % 2 == 0);
@@ -167,5 +190,10 @@ static void repack_matrix(struct gpu *g, enum gpu_stream s, enum tensor_type typ
 void gpu_repack_fill(struct gpu_ops *ops) {
 #define ROW(suffix, ...) ops->types[TYPE_##suffix] = {true, layout_##suffix.n_planes == 0, bytes_##suffix};
     GPU_LAYOUTS(ROW)
+#undef ROW
+#define ROW(suffix) ops->types[TYPE_##suffix] = {true, true, trellis_bytes<TYPE_##suffix>};
+    GPU_TRELLIS_TYPES(ROW)
+#undef ROW
     ops->repack = repack_matrix;
+    ops->label = label_matrix;
 }

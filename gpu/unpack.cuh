@@ -41,6 +41,9 @@ enum { WANT_FLOATS = 1, WANT_INT8 = 2, WANT_S32 = 4, WANT_SUM16 = 8 };
 
 static inline GPU_BOTH uint32_t gpu_wants(int type) {
     switch (type) {
+#define GPU_CASE_TRELLIS(suffix) case TYPE_##suffix:
+    GPU_TRELLIS_TYPES(GPU_CASE_TRELLIS)
+#undef GPU_CASE_TRELLIS
     case TYPE_F32:
     case TYPE_F16:
     case TYPE_BF16: return WANT_FLOATS;

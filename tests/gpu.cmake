@@ -23,7 +23,7 @@ if(CUDA_HOST)
   target_link_libraries(coldstream_host cs_cli)
   target_compile_definitions(coldstream_host PRIVATE COLDSTREAM_COMMIT="emulated")
 
-  foreach(name test_hybrid test_hybrid_dirs test_hybrid_faults test_hybrid_moves test_hybrid_parts
+  foreach(name test_hybrid test_hybrid_dirs test_hybrid_exl3 test_hybrid_faults test_hybrid_moves test_hybrid_parts
                test_hybrid_start test_hybrid_defer)
     add_executable(${name} ${name}.c)
     link_gpu_host(${name})
@@ -99,10 +99,11 @@ endfunction()
 gpu_test(batch)
 gpu_test(step gpu/step_probe.cu)
 gpu_test(types gpu/step_probe.cu)
+gpu_test(exl3 gpu/step_probe.cu gpu/exl3_probe.cu)
 gpu_test(attention gpu/attention_rig.cu)
 
 if(WITH_CUDA)
-  foreach(name test_hybrid test_hybrid_dirs test_hybrid_moves test_hybrid_parts test_hybrid_start test_hybrid_defer)
+  foreach(name test_hybrid test_hybrid_dirs test_hybrid_exl3 test_hybrid_moves test_hybrid_parts test_hybrid_start test_hybrid_defer)
     add_executable(${name}_cuda ${name}.c)
     target_link_libraries(${name}_cuda cs_test_support)
     add_test(NAME ${name}_cuda COMMAND ${name}_cuda)

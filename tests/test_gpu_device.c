@@ -415,7 +415,7 @@ static void test_repack(void **state) {
     (void)state;
     unsigned types = 0;
     for (int type = 0; type < TYPE_COUNT; type++) {
-        if (!gpu->ops->types[type].has_kernels) continue;
+        if (!gpu->ops->types[type].has_kernels || gpu_is_trellis(type)) continue;
         types++;
         repack_one((enum tensor_type)type, 1, 256);
         repack_one((enum tensor_type)type, 7, 768); /* 21 and 168 blocks: a last chunk that is not full */
@@ -425,6 +425,33 @@ static void test_repack(void **state) {
     assert_int_equal(gpu->ops->types[TYPE_Q6_K].bytes(UINT64_MAX / 2, 256), UINT64_MAX);
     assert_int_equal(gpu->ops->types[TYPE_Q6_K].bytes(3, 100), UINT64_MAX);
     assert_true(gpu->ops->types[TYPE_Q4_K].same_layout && !gpu->ops->types[TYPE_Q6_K].same_layout);
+}
+
+/* EXL3: what is uploaded stays, and the label says its bits and codebook behind it. */
+static void test_label(void **state) {
+    (void)state;
+    const uint64_t rows = 128, k = 384;
+    for (uint32_t bits = 1; bits <= 8; bits++) {
+        const int type = TYPE_EXL3_1 + (int)bits - 1;
+        const uint64_t bytes = gpu->ops->types[type].bytes(rows, k), used = rows * k / 8 * bits + 2 * (rows + k);
+        assert_true(gpu->ops->types[type].has_kernels && gpu->ops->types[type].same_layout);
+        assert_int_equal(bytes, used + 256);
+        const gpu_ptr to = alloc(bytes);
+        uint8_t *file = malloc(used), *back = pinned(bytes);
+        for (uint64_t i = 0; i < used; i++) file[i] = (uint8_t)(i * 7 + bits);
+        gpu->ops->upload(gpu, GPU_COPY, to, file, used);
+        gpu->ops->label(gpu, GPU_COPY, (enum tensor_type)type, to, rows, k, (bits + 1) / 2, EXL3_MUL1);
+        gpu->ops->download(gpu, GPU_COPY, back, to, bytes);
+        OK(gpu->ops->sync(gpu, GPU_COPY, LONG, &why));
+        assert_memory_equal(back, file, used);
+        struct gpu_trellis_label label;
+        memcpy(&label, back + used, sizeof label);
+        assert_true(label.bits == (bits + 1) / 2 && label.codebook == EXL3_MUL1);
+        free(file);
+        gpu->ops->free_pinned(gpu, back, bytes);
+        gpu->ops->free(gpu, GPU_USE_SCRATCH, to, bytes);
+    }
+    assert_int_equal(gpu->ops->types[TYPE_EXL3_8].bytes(UINT64_MAX / 2, 256), UINT64_MAX);
 }
 
 /* ---- networks ------------------------------------------------------------------------------------------------ */
@@ -503,9 +530,17 @@ static void test_network_memory(void **state) {
     assert_int_equal(gpu->ops->network_bytes(gpu, &huge), UINT64_MAX);
     assert_int_equal(gpu->ops->network_open(gpu, &huge, &n, &why), ERR_LIMIT);
     assert_null(n);
-    layers[2].down_type = TYPE_EXL3_4;
+    layers[2].down_type = TYPE_F64;
+    assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
+    assert_non_null(strstr(why.text, "F64"));
+    layers[2].down_type = TYPE_EXL3_4; /* with other types beside it */
     assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
     assert_non_null(strstr(why.text, "EXL3_4"));
+    layers[2].down_type = layers[1].down_type;
+    layers[1].router.type = TYPE_EXL3_6; /* routers are read by rows */
+    assert_int_equal(gpu->ops->network_open(gpu, &o, &n, &why), ERR_UNSUPPORTED);
+    assert_non_null(strstr(why.text, "EXL3_6"));
+    layers[1].router.type = layers[0].router.type;
     layers[2].down_type = layers[2].up_type = TYPE_Q6_K;
     assert_int_equal(gpu->ops->network_bytes(gpu, &o), bytes); /* of gate and up there is room in a result's row */
     OK(gpu->ops->network_open(gpu, &o, &n, &why));
@@ -788,6 +823,7 @@ int main(int argc, char **argv) {
         CASE(test_pinned),
         CASE(test_events),
         CASE(test_repack),
+        CASE(test_label),
         CASE(test_pairs),
         CASE(test_network_memory),
         CASE(test_tables),

@@ -197,6 +197,10 @@ static void only_for_cpu(const struct model *m, const struct plan *p, bool *want
         if (!p->layers[l].router_on_gpu) wanted[from->router - m->tensors] = true;
     }
     if (!p->head_on_gpu) wanted[m->output - m->tensors] = true;
+    for (size_t i = 0; i < m->n_tensors; i++) { /* EXL3's factors go with their matrix */
+        const struct model_tensor *t = &m->tensors[i];
+        if (t->in_scale) wanted[t->in_scale - m->tensors] = wanted[t->out_scale - m->tensors] = wanted[i];
+    }
 }
 
 static bool vram_progress(void *ctx, uint64_t done) {

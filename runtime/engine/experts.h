@@ -69,6 +69,12 @@ struct expert_at {
     uint64_t row_bytes[EXPERT_MATRICES];      /* EXL3 experts of a layer may differ in it */
     const uint16_t *in_scale[EXPERT_MATRICES], *out_scale[EXPERT_MATRICES]; /* EXL3: their factors, any alignment; else NULL */
 };
+/* Its pieces in the order of struct vram_expert: of each matrix the weights, and of EXL3 (else NULL) its factors. */
+static inline const uint8_t *expert_piece(const struct expert_at *at, uint32_t piece) {
+    const uint32_t matrix = piece / 3;
+    return piece % 3 == 0 ? at->matrix[matrix]
+                          : (const uint8_t *)(piece % 3 == 1 ? at->in_scale[matrix] : at->out_scale[matrix]);
+}
 /* Returns how many; *more says whether another call has to follow. ERR_IO: a needed expert cannot be read (reason in `why`);
  * ERR_CANCELLED: should_stop() said so while waiting. After an error call experts_end(). */
 enum err experts_wave(struct experts *x, uint32_t most_tokens, bool (*should_stop)(void *ctx), void *ctx, struct expert_at *out,

@@ -22,10 +22,10 @@ struct move {
     struct residency_move what;
     gpu_ptr slot;            /* where the expert goes */
     struct expert_at from;
-    struct vram_matrix matrices[VRAM_MATRICES];
-    uint32_t at;             /* the matrix that is being staged */
+    struct vram_expert layout;
+    uint32_t at;             /* the piece that is being staged */
     uint64_t done;           /* bytes of it */
-    uint8_t *host[VRAM_MATRICES]; /* pinned */
+    uint8_t *host[VRAM_PIECES]; /* pinned */
     gpu_ptr staging;
     struct gpu_event *copied;
 };
@@ -187,42 +187,49 @@ static bool choose(struct moves *m, struct residency_move *out) {
     return true;
 }
 
+/* The next piece that there is. */
+static void stage_from(struct move *mv, uint32_t piece) {
+    while (piece < VRAM_PIECES && mv->layout.pieces[piece].bytes == 0) piece++;
+    mv->at = piece;
+    mv->done = 0;
+}
+
 static void begin(struct moves *m, struct move *mv) {
     const uint32_t class = m->v->layer_class[mv->what.layer];
     if (!experts_borrow(m->experts, mv->what.layer, mv->what.expert, &mv->from)) return;
     mv->slot = m->free[class][--m->n_free[class]];
     residency_set(m->policy, mv->what.layer, mv->what.expert, true);
     residency_set(m->policy, mv->what.victim_layer, mv->what.victim_expert, false);
-    vram_expert(m->v, mv->what.layer, mv->matrices);
+    vram_describe_expert(m->v, mv->what.layer, mv->what.expert, &mv->layout);
     uint8_t *to = m->host + (uint64_t)(mv - m->moves) * m->room;
-    for (int i = 0; i < VRAM_MATRICES; to += round_up(mv->matrices[i].bytes, ALIGN), i++) mv->host[i] = to;
-    mv->at = 0;
-    mv->done = 0;
+    for (int i = 0; i < VRAM_PIECES; to += round_up(mv->layout.pieces[i].bytes, ALIGN), i++) mv->host[i] = to;
+    stage_from(mv, 0);
     mv->state = STAGING;
 }
 
 bool moves_stage(struct moves *m) {
     for (uint32_t i = 0; i < MOVES; i++) {
         struct move *mv = &m->moves[i];
-        if (mv->state != STAGING || mv->at == VRAM_MATRICES) continue;
-        const uint64_t left = mv->matrices[mv->at].bytes - mv->done, n = left < STAGE_BYTES ? left : STAGE_BYTES;
-        memcpy(mv->host[mv->at] + mv->done, mv->from.matrix[mv->at] + mv->done, n);
+        if (mv->state != STAGING || mv->at == VRAM_PIECES) continue;
+        const uint64_t left = mv->layout.pieces[mv->at].bytes - mv->done, n = left < STAGE_BYTES ? left : STAGE_BYTES;
+        memcpy(mv->host[mv->at] + mv->done, expert_piece(&mv->from, mv->at) + mv->done, n);
         mv->done += n;
-        if (n == left) mv->at++, mv->done = 0;
+        if (n == left) stage_from(mv, mv->at + 1);
         return true;
     }
     return false;
 }
 
 static void send(struct moves *m, struct move *mv) {
-    const uint8_t *const from[VRAM_MATRICES] = {mv->host[0], mv->host[1], mv->host[2]};
+    const uint8_t *from[VRAM_PIECES];
+    for (int i = 0; i < VRAM_PIECES; i++) from[i] = mv->host[i];
     experts_return(m->experts, mv->what.layer, mv->what.expert);
     const uint32_t span = timeline_device(m->timeline, GPU_COPY, TIMELINE_COPY, "move", mv->what.layer);
-    vram_send_expert(m->v, mv->what.layer, from, mv->staging, mv->slot);
+    vram_send_expert(m->v, &mv->layout, from, mv->staging, mv->slot);
     timeline_device_end(m->timeline, span);
     m->ops->record(m->v->gpu, GPU_COPY, mv->copied);
     mv->state = COPYING;
-    for (int i = 0; i < VRAM_MATRICES; i++) m->counters.bytes += mv->matrices[i].bytes;
+    m->counters.bytes += mv->layout.bytes;
 }
 
 static void patch(struct moves *m, struct gpu_command *c, uint32_t layer, uint32_t expert, gpu_ptr slot) {
@@ -248,7 +255,7 @@ void moves_before_step(struct moves *m, struct gpu_command *c) {
     for (uint32_t i = 0; i < MOVES; i++) {
         struct move *mv = &m->moves[i];
         if (mv->state == COPYING && m->ops->passed(m->v->gpu, mv->copied)) announce(m, mv, c);
-        if (mv->state == STAGING && mv->at == VRAM_MATRICES) send(m, mv);
+        if (mv->state == STAGING && mv->at == VRAM_PIECES) send(m, mv);
         if (mv->state == IDLE && choose(m, &mv->what)) begin(m, mv);
     }
 }

@@ -16,6 +16,15 @@ static uint64_t gpu_scratch_bytes(const struct model_shape *s, uint64_t n) {
     return n * per_token + (uint64_t)s->n_vocab * 8 + (8 << 20);
 }
 
+/* EXL3 (gpu/trellis.h): transformed vectors and gate's results of a prompt, parts of sums of a step. */
+static uint64_t gpu_trellis_bytes(const struct model *m, uint64_t n) {
+    const struct model_shape *s = &m->shape;
+    const uint64_t wide = s->n_embd > s->n_ff ? s->n_embd : s->n_ff, pairs = n * s->n_experts_used;
+    for (uint32_t i = 0; i < s->n_layers; i++)
+        if (m->layers[i].gate->in_scale) return pairs * (2 * wide + 4 * (uint64_t)s->n_ff + 4) + (8 << 20);
+    return 0;
+}
+
 struct filling {
     const struct model *m;
     struct plan_model *out;
@@ -71,7 +80,7 @@ enum err plan_model_open(const struct model *m, uint32_t ubatch, unsigned thread
     const uint64_t scratch = graph_scratch_need(s, out->ubatch, threads ? threads : 1);
     if (!size_add(scratch, (uint64_t)s->n_vocab * sizeof(float), &out->cpu_scratch_bytes)) /* and a session's logits */
         return fail(why, ERR_LIMIT, "scratch for a batch of %u tokens overflows", out->ubatch);
-    out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch) + vram_staging_bytes(m);
+    out->gpu_scratch_bytes = gpu_scratch_bytes(s, out->ubatch) + gpu_trellis_bytes(m, out->ubatch) + vram_staging_bytes(m);
     return ERR_NONE;
 }
 

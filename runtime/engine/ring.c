@@ -133,11 +133,10 @@ static uint32_t how_many_stay(const struct ring *r, double cpu_s, uint64_t bytes
 static uint32_t most_borrowed(const struct ring *r) { return experts_slots(r->experts, r->layer) / 2; }
 
 uint32_t ring_choose(struct ring *r, uint32_t layer, const uint32_t *tokens, uint8_t *passes) {
-    struct vram_matrix m[VRAM_MATRICES];
-    uint64_t bytes = 0, weights = 0;
+    struct vram_expert one; /* others of the layer may have fewer bits, of EXL3 */
     double cpu_s = 0;
-    vram_expert(r->v, layer, m);
-    for (int i = 0; i < VRAM_MATRICES; i++) bytes += m[i].bytes, weights += m[i].rows * m[i].k;
+    vram_describe_expert(r->v, layer, 0, &one);
+    const uint64_t bytes = one.bytes, weights = one.weights;
     r->layer = layer;
     r->n_list = r->n_here = 0;
     memset(passes, 0, r->v->n_experts);
@@ -177,7 +176,11 @@ static void send_chunk(struct ring *r, const struct gpu_batch *b, const struct p
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t slot = c * CHUNK + i;
         sent[i] = (struct gpu_batch_expert){p[i].expert, slot_address(r, slot)};
-        vram_send_expert(r->v, r->layer, p[i].from.matrix, r->staging, sent[i].slot);
+        struct vram_expert x;
+        const uint8_t *from[VRAM_PIECES];
+        vram_describe_expert(r->v, r->layer, p[i].expert, &x);
+        for (uint32_t k = 0; k < VRAM_PIECES; k++) from[k] = expert_piece(&p[i].from, k);
+        vram_send_expert(r->v, &x, from, r->staging, sent[i].slot);
         r->entries[slot] = (struct entry){true, r->layer, p[i].expert};
     }
     timeline_device_end(r->timeline, span);

@@ -95,6 +95,7 @@ static void copy(struct upload *u, struct buffer *b) {
         const bool repack = p->rows && !u->ops->types[p->type].same_layout;
         u->ops->upload(u->gpu, GPU_COPY, repack ? staged : p->to, data, p->bytes);
         if (repack) u->ops->repack(u->gpu, GPU_COPY, p->type, p->to, staged, p->rows, p->k);
+        if (p->bits) u->ops->label(u->gpu, GPU_COPY, p->type, p->to, p->rows, p->k, p->bits, p->codebook);
         staged += round_up(p->bytes, 256);
         from += fetch_room(p->bytes);
         u->done_bytes += p->bytes;
@@ -182,9 +183,10 @@ enum err upload_large(struct upload *u, const struct upload_part *part, gpu_ptr 
         piece.offset += at;
         piece.bytes = part->bytes - at < PIECE ? part->bytes - at : PIECE;
         piece.to = (repack ? staging : part->to) + at;
-        piece.rows = 0; /* copied as it is */
+        piece.rows = piece.bits = 0; /* copied as it is */
         TRY(upload_group(u, &piece, 1, why));
     }
+    if (part->bits) u->ops->label(u->gpu, GPU_COPY, part->type, part->to, part->rows, part->k, part->bits, part->codebook);
     if (!repack) return ERR_NONE;
     TRY(upload_flush(u, why));
     u->ops->repack(u->gpu, GPU_COPY, part->type, part->to, staging, part->rows, part->k);

@@ -17,6 +17,8 @@ struct upload_part {
     enum tensor_type type;
     uint64_t rows, k;
     gpu_ptr to;
+    uint32_t bits; /* EXL3's tiles: what gpu_ops.label says of the matrix; else 0 */
+    enum exl3_codebook codebook;
 };
 
 enum { UPLOAD_BUFFERS = 4 /* while a model is opened */ };

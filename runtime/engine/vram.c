@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/upload.h"
+#include "gpu/layout.h"
 
 enum { MAX_SEQUENCES = 8, ALIGN = 256, SHRINK = 16 /* a step takes this part of the slots away */, SHRINKS = 48, SPARE = 2 /* slots of a class: moves under way */ };
 #define PATIENCE_NS 60000000000ull
@@ -81,10 +82,13 @@ static uint64_t expert_file_bytes(const struct model *m) {
     uint64_t most = 0;
     for (uint32_t i = 0; i < m->shape.n_layers; i++) {
         const struct model_layer *l = &m->layers[i];
-        const uint64_t bytes = (l->gate->bytes + (l->up ? l->up->bytes : 0) + l->down->bytes) / m->shape.n_experts;
+        const struct model_tensor *const t[VRAM_MATRICES] = {l->gate, l->up, l->down};
+        uint64_t bytes = 0;
+        for (int k = 0; k < VRAM_MATRICES; k++)
+            bytes += t[k] ? t[k]->bytes + (t[k]->in_scale ? t[k]->in_scale->bytes + t[k]->out_scale->bytes : 0) : 0;
         if (bytes > most) most = bytes;
     }
-    return most + VRAM_MATRICES * ALIGN;
+    return most / m->shape.n_experts + VRAM_PIECES * ALIGN;
 }
 
 /* An upload's buffer; then one of arrivals, two of moves, one of the ring. */
@@ -109,11 +113,21 @@ static gpu_ptr put_floats(struct opening *p, const float *values, uint64_t n) {
     return at;
 }
 
+static uint32_t type_bits(enum tensor_type type) { return (uint32_t)(type - TYPE_EXL3_1 + 1); }
+
+static enum err put_tensor(struct opening *p, const struct model_tensor *t, gpu_ptr to, struct reason *why) {
+    const struct upload_part part = {t->file, t->offset, t->bytes, t->type, t->ne[1], t->ne[0], to, t->in_scale ? type_bits(t->type) : 0,
+                                     (enum exl3_codebook)t->codebook};
+    return is_large(p, t) ? upload_large(p->upload, &part, p->staging, why) : upload_group(p->upload, &part, 1, why);
+}
+
 static enum err put_matrix(struct opening *p, const struct model_tensor *t, struct gpu_matrix *out, struct reason *why) {
     *out = (struct gpu_matrix){p->at, t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]};
     p->at += matrix_bytes(p->v, t);
-    const struct upload_part part = {t->file, t->offset, t->bytes, t->type, t->ne[1], t->ne[0], out->data};
-    return is_large(p, t) ? upload_large(p->upload, &part, p->staging, why) : upload_group(p->upload, &part, 1, why);
+    TRY(put_tensor(p, t, out->data, why));
+    if (!t->in_scale) return ERR_NONE;
+    TRY(put_tensor(p, t->in_scale, out->data + gpu_trellis_in_scale((int)t->type, t->ne[1], t->ne[0]), why));
+    return put_tensor(p, t->out_scale, out->data + gpu_trellis_out_scale((int)t->type, t->ne[1], t->ne[0]), why);
 }
 
 static bool told_to_stop(const struct opening *p) { return p->o->on_load && p->o->on_load(p->o->ctx, upload_done_bytes(p->upload)); }
@@ -241,7 +255,8 @@ static void want_slots(struct opening *p) {
     for (uint32_t c = 0; c < v->n_classes; c++) {
         struct vram_slots *to = &v->classes[c];
         const struct plan_class *from = &plan->classes[c];
-        *to = (struct vram_slots){.bytes = round_up(from->vram_slot_bytes + (VRAM_MATRICES - 1) * ALIGN, ALIGN), .n = from->vram_slots};
+        to->bytes = round_up(from->vram_slot_bytes + VRAM_MATRICES * ALIGN, ALIGN); /* for each matrix to begin at one */
+        to->n = from->vram_slots;
         if (to->n && to->n < from->n_layers * v->n_experts && left >= SPARE * to->bytes) {
             to->spare = SPARE;
             to->n += SPARE;
@@ -277,26 +292,57 @@ static enum err take_slots(struct opening *p, struct reason *why) {
     return ERR_NONE;
 }
 
-void vram_expert(const struct vram *v, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]) {
+/* An expert's matrix number i: `rows` of its rows. */
+static void describe_matrix(const struct model_tensor *from, uint32_t expert, uint64_t rows, uint64_t at, int i,
+                            struct vram_expert *out) {
+    const uint64_t k = from->ne[0];
+    const struct model_slice slice = model_slice_of(from, expert);
+    const uint64_t bytes = model_slice_row_bytes(from, slice) * rows;
+    out->matrices[i].type = from->type, out->matrices[i].rows = rows, out->matrices[i].k = k, out->matrices[i].at = at;
+    out->pieces[3 * i].bytes = bytes, out->pieces[3 * i].at = at;
+    out->bytes += bytes, out->weights += rows * k;
+    if (!from->in_scale) return;
+    out->matrices[i].bits = slice.bits ? slice.bits : type_bits(from->type);
+    out->matrices[i].codebook = (enum exl3_codebook)from->codebook;
+    out->pieces[3 * i + 1].bytes = from->in_scale->row_bytes;
+    out->pieces[3 * i + 1].at = at + gpu_trellis_in_scale((int)from->type, rows, k);
+    out->pieces[3 * i + 2].bytes = from->out_scale->row_bytes;
+    out->pieces[3 * i + 2].at = at + gpu_trellis_out_scale((int)from->type, rows, k);
+    out->bytes += from->in_scale->row_bytes + from->out_scale->row_bytes;
+}
+
+void vram_describe_expert(const struct vram *v, uint32_t layer, uint32_t expert, struct vram_expert *out) {
     const struct model_layer *l = &v->model->layers[layer];
     const struct model_shape *s = &v->model->shape;
     const struct gpu_layer *to = &v->layers[layer];
-    const struct model_tensor *up = l->up ? l->up : l->gate; /* merged: rows F..2F-1 of gate */
-    out[0] = (struct vram_matrix){l->gate->type, s->n_ff, s->n_embd, l->gate->row_bytes * s->n_ff, to->gate_offset};
-    out[1] = (struct vram_matrix){up->type, s->n_ff, s->n_embd, up->row_bytes * s->n_ff, to->up_offset};
-    out[2] = (struct vram_matrix){l->down->type, s->n_embd, s->n_ff, l->down->row_bytes * s->n_embd, to->down_offset};
+    *out = (struct vram_expert){.bytes = 0};
+    describe_matrix(l->gate, expert, s->n_ff, to->gate_offset, 0, out);
+    describe_matrix(l->up ? l->up : l->gate, expert, s->n_ff, to->up_offset, 1, out); /* merged: rows F..2F-1 of gate */
+    describe_matrix(l->down, expert, s->n_embd, to->down_offset, 2, out);
 }
 
 uint64_t vram_expert_room(const struct vram *v) { return round_up(expert_file_bytes(v->model), ALIGN); }
 
-void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot) {
-    struct vram_matrix m[VRAM_MATRICES];
-    vram_expert(v, layer, m);
-    for (int i = 0; i < VRAM_MATRICES; staging += round_up(m[i].bytes, ALIGN), i++) {
-        const bool repack = !v->ops->types[m[i].type].same_layout;
-        v->ops->upload(v->gpu, GPU_COPY, repack ? staging : slot + m[i].at, from[i], m[i].bytes);
-        if (repack) v->ops->repack(v->gpu, GPU_COPY, m[i].type, slot + m[i].at, staging, m[i].rows, m[i].k);
+/* What the pieces do not say. */
+static void label_expert(const struct vram *v, const struct vram_expert *x, gpu_ptr slot) {
+    for (int i = 0; i < VRAM_MATRICES; i++)
+        if (x->matrices[i].bits)
+            v->ops->label(v->gpu, GPU_COPY, x->matrices[i].type, slot + x->matrices[i].at, x->matrices[i].rows,
+                          x->matrices[i].k, x->matrices[i].bits, x->matrices[i].codebook);
+}
+
+void vram_send_expert(const struct vram *v, const struct vram_expert *x, const uint8_t *const from[VRAM_PIECES],
+                      gpu_ptr staging, gpu_ptr slot) {
+    for (int i = 0; i < VRAM_PIECES; staging += round_up(x->pieces[i].bytes, ALIGN), i++) {
+        const enum tensor_type type = x->matrices[i / 3].type;
+        const bool repack = i % 3 == 0 && !v->ops->types[type].same_layout;
+        if (x->pieces[i].bytes == 0) continue;
+        v->ops->upload(v->gpu, GPU_COPY, repack ? staging : slot + x->pieces[i].at, from[i], x->pieces[i].bytes);
+        if (repack)
+            v->ops->repack(v->gpu, GPU_COPY, type, slot + x->pieces[i].at, staging, x->matrices[i / 3].rows,
+                           x->matrices[i / 3].k);
     }
+    label_expert(v, x, slot);
 }
 
 uint64_t vram_expert_bytes(const struct model *m) { return expert_file_bytes(m); }
@@ -304,15 +350,20 @@ uint64_t vram_expert_bytes(const struct model *m) { return expert_file_bytes(m);
 uint32_t vram_expert_parts(const struct vram *v, uint32_t layer, uint32_t expert, gpu_ptr to, struct upload_part parts[FETCH_EXTENTS]) {
     const struct model_layer *l = &v->model->layers[layer];
     const struct model_tensor *const tensors[VRAM_MATRICES] = {l->gate, l->up ? l->up : l->gate, l->down};
-    struct vram_matrix m[VRAM_MATRICES];
-    vram_expert(v, layer, m);
-    for (int i = 0; i < VRAM_MATRICES; i++) {
-        const struct model_tensor *t = tensors[i];
-        const uint64_t skip = i == 1 && !l->up ? m[0].bytes : 0;
-        const struct model_slice at = model_slice_of(t, expert);
-        parts[i] = (struct upload_part){at.file, at.offset + skip, m[i].bytes, m[i].type, m[i].rows, m[i].k, to + m[i].at};
+    struct vram_expert x;
+    uint32_t n = 0;
+    vram_describe_expert(v, layer, expert, &x);
+    for (int i = 0; i < VRAM_PIECES; i++) {
+        const struct model_tensor *const t = tensors[i / 3], *const of[3] = {t, t->in_scale, t->out_scale};
+        if (x.pieces[i].bytes == 0) continue;
+        const struct model_slice at = model_slice_of(of[i % 3], expert);
+        struct upload_part *part = &parts[n++];
+        *part = (struct upload_part){.file = at.file, .offset = at.offset, .bytes = x.pieces[i].bytes, .type = of[i % 3]->type};
+        part->rows = x.matrices[i / 3].rows, part->k = x.matrices[i / 3].k, part->to = to + x.pieces[i].at;
+        if (i == 3 && !l->up) part->offset += x.pieces[0].bytes;
+        if (i % 3 == 0) part->bits = x.matrices[i / 3].bits, part->codebook = x.matrices[i / 3].codebook;
     }
-    return VRAM_MATRICES;
+    return n;
 }
 
 static void place_experts(struct vram *v, const struct plan *plan) {
@@ -364,6 +415,10 @@ enum err vram_check(const struct model *m, const struct gpu_ops *ops, struct rea
         const struct model_tensor *const t[] = {l->attn_q, l->attn_k, l->attn_v, l->attn_output, l->router, l->gate, l->up ? l->up : l->gate, l->down};
         for (size_t k = 0; k < sizeof t / sizeof *t; k++)
             if (!ops->types[t[k]->type].has_kernels) return refuse(m, t[k], "which it has no kernels for", why);
+        const bool trellis = gpu_is_trellis((int)l->gate->type);
+        if (trellis != gpu_is_trellis((int)l->down->type) || (trellis && !(l->up && gpu_is_trellis((int)l->up->type))))
+            return refuse(m, l->gate,
+                          "and the layer's up or down matrices another one: EXL3 it takes for all of an expert's or none", why);
         if (l->up && !ops->takes_pair(l->gate->type, l->up->type)) {
             char what[128];
             snprintf(what, sizeof what, "for which it has no kernels beside the layer's gate matrices of type %s", tensor_type_info(l->gate->type)->name);

@@ -37,14 +37,25 @@ struct vram_slots { /* of one class */
     uint32_t spare; /* beyond the plan's: for moves */
 };
 
-enum { VRAM_MATRICES = 3 /* gate, up, down */ };
+enum {
+    VRAM_MATRICES = 3,              /* gate, up, down */
+    VRAM_PIECES = 3 * VRAM_MATRICES /* of each its weights, and of EXL3 its factors of inputs and of outputs */
+};
 
-/* One of an expert's matrices. */
-struct vram_matrix {
-    enum tensor_type type;
-    uint64_t rows, k;
-    uint64_t bytes; /* in the file's layout */
-    uint64_t at;    /* in a slot, in the device's */
+/* An expert as it lies in the file and in a slot. */
+struct vram_expert {
+    struct {
+        enum tensor_type type;
+        uint64_t rows, k;
+        uint32_t bits; /* EXL3: this expert's, at most the type's; else 0 */
+        enum exl3_codebook codebook;
+        uint64_t at; /* in a slot */
+    } matrices[VRAM_MATRICES];
+    struct {
+        uint64_t bytes; /* in the file's layout; 0: there is no such piece */
+        uint64_t at;    /* in a slot, in the device's layout */
+    } pieces[VRAM_PIECES];
+    uint64_t bytes, weights; /* of all */
 };
 
 struct vram {
@@ -107,15 +118,15 @@ enum err vram_check(const struct model *m, const struct gpu_ops *ops, struct rea
 enum err vram_open(const struct vram_options *options, struct vram **out, struct reason *why) MUST_USE;
 void vram_close(struct vram **vram);
 
-/* The matrices of an expert of a layer; the same for all of them. */
-void vram_expert(const struct vram *v, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]);
+void vram_describe_expert(const struct vram *v, uint32_t layer, uint32_t expert, struct vram_expert *out);
 /* The same with where each part is in the file and goes on the device, for upload.h; returns how many. */
 uint32_t vram_expert_parts(const struct vram *v, uint32_t layer, uint32_t expert, gpu_ptr slot, struct upload_part out[FETCH_EXTENTS]);
 uint64_t vram_expert_bytes(const struct model *m); /* of the largest expert's parts together, as upload_open() wants them */
-uint64_t vram_expert_room(const struct vram *v); /* bytes of the largest expert in the file's layout, each matrix 256-aligned */
-/* On the copy stream: an expert's matrices, in the file's layout at from[], to a slot. `staging`: vram_expert_room() bytes on the
- * device, in use until the stream has passed. from[] as gpu_ops.upload takes it. */
-void vram_send_expert(const struct vram *v, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging, gpu_ptr slot);
+uint64_t vram_expert_room(const struct vram *v); /* bytes of the largest expert in the file's layout, each piece 256-aligned */
+/* On the copy stream: an expert's pieces, in the file's layout at from[], to a slot. `staging`: vram_expert_room() bytes on the
+ * device, in use until the stream has passed. from[] as gpu_ops.upload takes it; not looked at where there is no piece. */
+void vram_send_expert(const struct vram *v, const struct vram_expert *x, const uint8_t *const from[VRAM_PIECES],
+                      gpu_ptr staging, gpu_ptr slot);
 
 /* A sequence's cache in VRAM: `kv` gets a number and, as it grows, pages; rows that it has in RAM for other layers stay as they are.
  * ERR_LIMIT: too many sequences. */

@@ -18,6 +18,16 @@ template <class T> static inline T ch_load_as(const void *p, ch_site site) {
 /* ---- integers in a register ------------------------------------------------------------------------------------- */
 
 PTX int dp4a(uint32_t a, uint32_t b, int c) { return __dp4a(static_cast<int>(a), static_cast<int>(b), c); }
+PTX uint32_t sum_bytes(uint32_t a, uint32_t c) { return __dp4a(a, 0x01010101u, c); }
+PTX __half ch_half_of(uint32_t pair, int i) { return __ushort_as_half(static_cast<unsigned short>(pair >> 16 * i)); }
+PTX uint32_t ch_pair_of(__half x, __half y) { return __half_as_ushort(x) | static_cast<uint32_t>(__half_as_ushort(y)) << 16; }
+PTX uint32_t add_f16x2(uint32_t a, uint32_t b) {
+    return ch_pair_of(__hadd(ch_half_of(a, 0), ch_half_of(b, 0)), __hadd(ch_half_of(a, 1), ch_half_of(b, 1)));
+}
+PTX uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    return ch_pair_of(__hfma(ch_half_of(a, 0), ch_half_of(b, 0), ch_half_of(c, 0)),
+                      __hfma(ch_half_of(a, 1), ch_half_of(b, 1), ch_half_of(c, 1)));
+}
 PTX uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
 PTX uint32_t funnel_left(uint32_t low, uint32_t high, uint32_t shift) { return __funnelshift_l(low, high, shift); }
 PTX uint32_t funnel_right(uint32_t low, uint32_t high, uint32_t shift) { return __funnelshift_r(low, high, shift); }

@@ -54,6 +54,18 @@ static void halves(void **) {
     assert_int_equal(__half_as_ushort(__float2half_rn(-2047.5f * 0x1p-25f)), 0x8400);  // subnormals carry into the least normal
     assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(1 + 0x1p-8f)), 0x3f80);
     assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(1 + 3 * 0x1p-8f)), 0x3f82);
+    run("halves", 9);
+    for (int i = 0; i < 32; i++) {
+        for (int k = 0; k < 2; k++) {
+            const double a = small_float(in[i + 192] >> 12 * k), c = small_float(in[i + 256] >> 12 * k);
+            const double b = ch_f16_to_float(static_cast<uint16_t>((in[i + 224] & 0xbfffbfff) >> 16 * k));
+            assert_int_equal(out[16 * i + 10] >> 16 * k & 0xffff, ch_f16_from_double(a + b));
+            assert_int_equal(out[16 * i + 11] >> 16 * k & 0xffff, ch_f16_from_double(a * b + c));
+        }
+        uint32_t sum = in[i + 32];
+        for (int k = 0; k < 4; k++) sum += in[i] >> 8 * k & 255;
+        assert_int_equal(out[16 * i + 12], sum);
+    }
 }
 
 static void copies(void **) {

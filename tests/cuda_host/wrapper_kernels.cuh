@@ -61,7 +61,11 @@ __global__ void w_halves(const uint32_t *in, uint32_t *out) {
     to[7] = __float_as_uint(__half22float2(p).y);
     to[8] = __bfloat16_as_ushort(__float2bfloat16(wide));
     to[9] = __float_as_uint(__bfloat162float(__ushort_as_bfloat16(static_cast<unsigned short>(in[i + 160] & 0xbfff))));
-    for (int k = 10; k < 16; k++) to[k] = 0;
+    const uint32_t pair = two_halves(in[i + 192]), other = in[i + 224] & 0xbfffbfff; // below 2
+    to[10] = add_f16x2(pair, other);
+    to[11] = fma_f16x2(pair, other, two_halves(in[i + 256]));
+    to[12] = sum_bytes(in[i], in[i + 32]);
+    for (int k = 13; k < 16; k++) to[k] = 0;
 }
 
 /* ---- copies, loads ---------------------------------------------------------------------------------------------------- */

@@ -33,13 +33,20 @@ static void free_acts(struct acts *a) {
 static void product(const struct matrix *m, const struct acts *x, float *y) {
     const struct cpu_type *t = &cpu.types[m->type];
     void *scratch = aligned_alloc(64, round_up(matmul_scratch_bytes(m->k), 64));
-    t->matmul(&(struct matmul){m->file, m->row_bytes, m->k, 0, m->rows, x, NULL, x->n, y, m->rows, scratch, NULL});
+    const struct exl3_matrix exl3 = {m->in_scale, m->out_scale, m->rows, m->codebook};
+    t->matmul(&(struct matmul){m->file, m->row_bytes, m->k, 0, m->rows, x, NULL, x->n, y, m->rows, scratch,
+                               m->in_scale ? &exl3 : NULL});
     free(scratch);
 }
 
 /* What sums of float products of row r with vector x may be off by, and, with `ties`, what the rounding of x to int8 may differ
  * by where x stands within a hair of the middle between two integers. */
 static double allowance(const struct matrix *m, uint32_t r, const float *x, bool ties) {
+    if (is_trellis(m->type)) { /* weights of deviation 1.24 times transformed inputs, which keep the norm; sums in binary32 */
+        double squares = 0;
+        for (uint32_t c = 0; c < m->k; c++) squares += pow((double)x[c] * f16_to_f32(m->in_scale[c]), 2);
+        return 1e-5 * sqrt(squares) * fabs((double)f16_to_f32(m->out_scale[r]));
+    }
     float *w = malloc(m->k * sizeof(float));
     double sum = 0, tie = 0;
     cpu.types[m->type].dequant(m->file + r * m->row_bytes, w, m->k);

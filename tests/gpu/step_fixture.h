@@ -14,6 +14,7 @@
 
 #include "cpu/cpu.h"
 #include "gpu/gpu.h"
+#include "gpu/layout.h"
 #include "tests/gpu/step_probe.h"
 
 static const uint64_t sync_limit_ns = 60000000000u;
@@ -91,10 +92,39 @@ struct matrix {
     uint64_t row_bytes, bytes;
     uint8_t *file; /* rows in the file's layout */
     gpu_ptr device;
+    uint16_t *in_scale, *out_scale; /* EXL3: [k], [rows]; else NULL */
+    enum exl3_codebook codebook;
 };
 
+static bool is_trellis(enum tensor_type type) { return type >= TYPE_EXL3_1 && type <= TYPE_EXL3_8; }
+
+static uint16_t *random_factors(size_t n, float size) {
+    uint16_t *f = malloc(n * sizeof *f);
+    assert_non_null(f);
+    for (size_t i = 0; i < n; i++) {
+        const float v = size * (0.3f + fabsf(random_unit()));
+        f[i] = random_bits() % 50 == 0 ? 0 : f32_to_f16(random_bits() & 1 ? v : -v);
+    }
+    return f;
+}
+
+/* Any bits are weights. Of the type's bits, or now and then one less, as in a stack of experts. */
+static struct matrix random_trellis(enum tensor_type type, uint32_t rows, uint32_t k) {
+    const uint32_t most = (uint32_t)(type - TYPE_EXL3_1) + 1, bits = most > 1 && random_bits() % 3 == 0 ? most - 1 : most;
+    struct matrix m = {
+        .type = type, .rows = rows, .k = k, .row_bytes = k / 8 * bits, .codebook = (enum exl3_codebook)(random_bits() % 3)};
+    m.bytes = m.row_bytes * rows;
+    m.file = malloc(m.bytes);
+    assert_non_null(m.file);
+    for (uint64_t i = 0; i < m.bytes; i++) m.file[i] = (uint8_t)random_bits();
+    m.in_scale = random_factors(k, 0.05f);
+    m.out_scale = random_factors(rows, 1);
+    return m;
+}
+
 static struct matrix random_matrix(enum tensor_type type, uint32_t rows, uint32_t k) {
-    struct matrix m = {type, rows, k, 0, 0, NULL, 0};
+    if (is_trellis(type)) return random_trellis(type, rows, k);
+    struct matrix m = {.type = type, .rows = rows, .k = k};
     assert_true(tensor_row_bytes(type, k, &m.row_bytes));
     m.bytes = m.row_bytes * rows;
     m.file = malloc(m.bytes);
@@ -165,6 +195,14 @@ static uint64_t device_bytes(const struct matrix *m) { return device->ops->types
 
 /* File layout -> device layout at `to`. */
 static void place(const struct matrix *m, gpu_ptr to) {
+    if (is_trellis(m->type)) {
+        up(to, m->file, m->bytes);
+        up(to + gpu_trellis_in_scale((int)m->type, m->rows, m->k), m->in_scale, 2 * (uint64_t)m->k);
+        up(to + gpu_trellis_out_scale((int)m->type, m->rows, m->k), m->out_scale, 2 * (uint64_t)m->rows);
+        device->ops->label(device, GPU_COMPUTE, m->type, to, m->rows, m->k, (uint32_t)(8 * m->row_bytes / m->k), m->codebook);
+        finish();
+        return;
+    }
     if (device->ops->types[m->type].same_layout) {
         up(to, m->file, m->bytes);
         return;
@@ -185,7 +223,11 @@ static struct gpu_matrix place_dense(struct matrix *m) {
 static void drop(struct matrix *m) {
     if (m->device) device->ops->free(device, GPU_USE_DENSE, m->device, device_bytes(m));
     free(m->file);
+    free(m->in_scale);
+    free(m->out_scale);
 }
+
+enum { BATCH_TOKENS = 160 };
 
 /* ---- a network of one layer ------------------------------------------------------------------------------------- */
 
@@ -292,7 +334,8 @@ static void open_network(struct fixture *f) {
         .head = place_dense(&f->head),
         .slots = f->slots,
         .max_sequences = 1,
-        .max_pages = 1};
+        .max_pages = 1,
+        .batch_tokens = is_trellis(f->y.q) ? BATCH_TOKENS : 0 /* scratch of their products */};
     struct reason why;
     check_device(device->ops->network_open(device, &o, &f->net, &why), &why);
     f->shared = device->ops->shared(f->net);
@@ -312,7 +355,7 @@ static struct fixture make_fixture(struct sizes z, struct types y) {
     return f;
 }
 
-static struct types all_of(enum tensor_type t) { return (struct types){t, t, t, t, t, t, t, t, t, t}; }
+static inline struct types all_of(enum tensor_type t) { return (struct types){t, t, t, t, t, t, t, t, t, t}; }
 
 static void launch(struct fixture *f, enum probe_launch what, uint32_t tokens) {
     step_probe_launch(device, f->net, what, tokens, 0);

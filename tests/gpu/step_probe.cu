@@ -48,7 +48,7 @@ void step_probe_product(struct gpu *g, struct gpu_network *net, const struct gpu
         const gpu_product32 p = {*w, reinterpret_cast<const float *>(x), n, to, w->rows};
         gpu_launch_product32(net, &p, stream);
     } else {
-        const gpu_product p = {*w, reinterpret_cast<const __half *>(x), n, to, w->rows, false, false};
+        const gpu_product p = {*w, reinterpret_cast<const __half *>(x), NULL, n, to, w->rows, false, false};
         gpu_launch_product(net, &p, stream);
     }
     (void)gpu_note_launch(g, "testing a product");
