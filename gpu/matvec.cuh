@@ -17,7 +17,7 @@ enum { MIXED = -1 /* instead of a type: decided by each block */ };
 /* Blocks of 128 threads that an SM is to hold: what registers are limited for. `c` int8 vectors a token. */
 static constexpr int blocks_per_sm(int type, int t, int c) {
     if (type >= FAMILY_NONE) return t == 8 || (t == 4 && c > 1) ? 3 : 4;
-    if (t > 1) return t == 8 ? 4 : 5;
+    if (t > 1) return t == 8 || (t == 4 && type == TYPE_Q6_K) ? 4 : 5;
     return type == MIXED ? 5 : c > 1 || type == TYPE_Q5_K ? 6 : type == TYPE_Q6_K ? 7 : 8;
 }
 
