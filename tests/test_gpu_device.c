@@ -478,7 +478,7 @@ static struct gpu_network_options tiny_options(void) {
         layers[i] = (struct gpu_layer){
             .gate_type = TYPE_Q4_K, .up_type = TYPE_Q4_K, .keys = i == 1 ? 0 : 4096, .values = i == 1 ? 0 : 8192};
     return (struct gpu_network_options){.shape = tiny, .layers = layers, .rope_frequency = frequencies, .max_sequences = 2,
-                                        .max_pages = PAGES, .batch_tokens = 40};
+                                        .max_pages = PAGES, .batch_tokens = 40, .head = {.data = 4096} /* a device's, not read here */};
 }
 
 static struct gpu_network *open_network(void) {

@@ -50,6 +50,7 @@ STUB(gpu_launch_qkv, STUB_QKV)
 STUB(gpu_launch_attention, STUB_ATTENTION)
 STUB(gpu_launch_attention_mail, STUB_ATTENTION_MAIL)
 STUB(gpu_launch_output, STUB_OUTPUT)
+STUB(gpu_launch_halves_mail, STUB_HALVES_MAIL)
 STUB(gpu_launch_route, STUB_ROUTE)
 STUB(gpu_launch_gate_up, STUB_GATE_UP)
 STUB(gpu_launch_down, STUB_DOWN)
@@ -69,6 +70,8 @@ void gpu_batch_begin(struct gpu_network *, const struct gpu_batch *) {}
 void gpu_batch_attention(struct gpu_network *, const struct gpu_batch *, uint32_t) {}
 void gpu_batch_qkv(struct gpu_network *, const struct gpu_batch *, uint32_t, float *, struct gpu_event *) {}
 void gpu_batch_attended(struct gpu_network *, const struct gpu_batch *, uint32_t, const float *) {}
+void gpu_batch_take(struct gpu_network *, const struct gpu_batch *, float *, struct gpu_event *) {}
+void gpu_batch_give(struct gpu_network *, const struct gpu_batch *, const float *) {}
 void gpu_batch_route(struct gpu_network *, const struct gpu_batch *, uint32_t, bool, struct gpu_batch_routes *,
                      struct gpu_event *) {}
 void gpu_batch_experts(struct gpu_network *, const struct gpu_batch *, uint32_t, const struct gpu_batch_expert *, uint32_t) {}

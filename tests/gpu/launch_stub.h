@@ -11,6 +11,7 @@ enum stub_kernel {
     STUB_ATTENTION,
     STUB_ATTENTION_MAIL,
     STUB_OUTPUT,
+    STUB_HALVES_MAIL,
     STUB_ROUTE,
     STUB_GATE_UP,
     STUB_DOWN,
