@@ -244,22 +244,32 @@ static const struct gpu_ops ops = {.alloc = fake_alloc,
                                    .check = fake_check,
                                    .batch_experts = fake_batch_experts};
 
-void vram_expert(const struct vram *of, uint32_t layer, struct vram_matrix out[VRAM_MATRICES]) {
-    (void)of, (void)layer;
-    for (int i = 0; i < VRAM_MATRICES; i++)
-        out[i] = (struct vram_matrix){TYPE_F16, 1, piece_bytes[i] / 2, piece_bytes[i], piece_at(i)};
+/* Each matrix is one piece. */
+void vram_describe_expert(const struct vram *of, uint32_t layer, uint32_t expert, struct vram_expert *out) {
+    (void)of, (void)layer, (void)expert;
+    *out = (struct vram_expert){0};
+    for (int i = 0; i < PIECES; i++) {
+        out->matrices[i].type = TYPE_F16;
+        out->matrices[i].rows = 1;
+        out->matrices[i].k = piece_bytes[i] / 2;
+        out->matrices[i].at = piece_at(i);
+        out->pieces[3 * i].bytes = piece_bytes[i];
+        out->pieces[3 * i].at = piece_at(i);
+        out->bytes += piece_bytes[i];
+        out->weights += piece_bytes[i] / 2;
+    }
 }
 uint64_t vram_expert_room(const struct vram *of) {
     (void)of;
     return SLOT_BYTES;
 }
-void vram_send_expert(const struct vram *of, uint32_t layer, const uint8_t *const from[VRAM_MATRICES], gpu_ptr staging,
+void vram_send_expert(const struct vram *of, const struct vram_expert *x, const uint8_t *const from[VRAM_PIECES], gpu_ptr staging,
                       gpu_ptr slot) {
-    (void)of, (void)layer;
+    (void)of, (void)x;
     assert_true(staging != 0 && slot >= v.slots && slot + SLOT_BYTES <= v.slots + v.slots_bytes &&
                 (slot - v.slots) % SLOT_BYTES == 0);
     struct op *o = enqueue(GPU_COPY, OP_COPY);
-    memcpy(o->from, from, sizeof o->from);
+    for (int i = 0; i < PIECES; i++) o->from[i] = from[3 * i];
     o->slot = slot;
     get_on_a_little();
 }
