@@ -605,7 +605,7 @@ static void groups_50_to_52_places(void **state) {
 static void group_55_sums(void **state) {
     (void)state;
     for (int i = 0; i < 4; i++) { /* 2^62 bytes each, their sum wraps */
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "big%d", i);
         struct raw_tensor *t = raw_add(&raw, name, 0, 1, 1, 0);
         t->ne[0] = (uint64_t)1 << 60;
