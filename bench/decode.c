@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 
 #include "bench/support/drive.h"
+#include "bench/support/median.h"
 #include "engine/engine.h"
 #include "placement/routes.h"
 
@@ -168,14 +169,10 @@ static enum err measure_beside_drive(struct decode *d, long repeat, struct reaso
     const double bytes = (double)(to.demand_bytes + to.ahead_bytes - from.demand_bytes - from.ahead_bytes), reading = bytes / rate;
     const double computing = d->compute > 0 ? (double)d->n / d->compute : 0, least = reading > computing ? reading : computing;
     d->reached[repeat] = least / s;
-    printf("%s%5.2f GB/s alone: %6.2f tok/s possible, %3.0f %% reached\n", d->csv ? "# " : "         ", 1e-9 * rate, (double)d->n / least,
-           100 * least / s);
+    printf("%s%5.2f GB/s alone: ", d->csv ? "# " : "         ", 1e-9 * rate);
+    if (least > 0) printf("%6.2f tok/s possible, %3.0f %% reached\n", (double)d->n / least, 100 * least / s);
+    else puts("nothing was read");
     return ERR_NONE;
-}
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static enum err measure_all(struct decode *d, struct reason *why) {
@@ -186,8 +183,8 @@ static enum err measure_all(struct decode *d, struct reason *why) {
     TRY(drive_open(engine_model(d->e), (uint64_t)d->drive_mib << 20, &d->drive, why));
     TRY(fetch_open(engine_model(d->e), &(struct fetch_options){.kind = d->engine.stream, .groups = DRIVE_DEPTH}, &d->fetch, why));
     for (long r = 0; r < d->repeats; r++) TRY(measure_beside_drive(d, r, why));
-    qsort(d->reached, (size_t)d->repeats, sizeof *d->reached, by_value);
-    printf("%smedian: %.0f %% of what is possible\n", d->csv ? "# " : "", 100 * d->reached[d->repeats / 2]);
+    if (d->repeats)
+        printf("%smedian: %.0f %% of what is possible\n", d->csv ? "# " : "", 100 * median_of(d->reached, (size_t)d->repeats));
     return ERR_NONE;
 }
 

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench/support/median.h"
 #include "bench/report/report.h"
 
 enum { USAGE = 2 };
@@ -45,14 +46,9 @@ void bench_progress(const struct bench *b, const char *format, ...) {
     va_end(args);
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double percentile(double *values, uint32_t n, double share) {
     if (n == 0) return NAN;
-    qsort(values, n, sizeof *values, by_value);
+    sort_values(values, n);
     return values[(uint32_t)(share * (n - 1) + 0.5)];
 }
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/support/median.h"
 #include "core/pool.h"
 #include "cpu/cpu.h"
 #include "tests/support/synth_blocks.h"
@@ -134,21 +135,11 @@ static void run_groups(const struct worker *me, void *ctx) {
     }
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double seconds(struct bench *b, void (*fn)(const struct worker *, void *)) {
     for (int i = 0; i < 4; i++) pool_counter_reset(&b->counters[i]);
     const uint64_t start = clock_ns();
     pool_run(b->workers, fn, b);
     return 1e-9 * (double)(clock_ns() - start);
-}
-
-static double median(double *t, int count) {
-    qsort(t, (size_t)count, sizeof *t, by_value);
-    return t[count / 2];
 }
 
 /* Random experts, none twice within a walk through the pool. */
@@ -179,7 +170,7 @@ static void choose_read(struct bench *b) {
         double rates[3];
         b->read_ahead = distances[i];
         for (int r = 0; r < 3; r++) rates[r] = read_rate(b);
-        const double rate = median(rates, 3);
+        const double rate = median_of(rates, 3);
         if (rate > best) {
             best = rate;
             chosen = distances[i];
@@ -201,7 +192,7 @@ static void measure_decode(struct bench *b, int reps, uint32_t layers, const uin
         decode[r] = (double)layers * USED * 3 * (double)b->matrix_bytes / seconds(b, run_groups) * 1e-9;
         share[r] = decode[r] / (read[r] = (read[r] + read_rate(b)) / 2);
     }
-    printf("  read %5.1f  decode %5.1f GB/s %4.0f %%", median(read, reps), median(decode, reps), 100 * median(share, reps));
+    printf("  read %5.1f  decode %5.1f GB/s %4.0f %%", median_of(read, (size_t)reps), median_of(decode, (size_t)reps), 100 * median_of(share, (size_t)reps));
 }
 
 /* Thousands of token-experts a second. */
@@ -214,7 +205,7 @@ static double measure_prefill(struct bench *b, int reps, uint32_t n, const uint3
         b->order = order + (size_t)r * b->n_groups * b->group;
         rate[r] = 1e-3 * (double)b->n_groups * b->group * n / seconds(b, run_groups);
     }
-    return median(rate, reps);
+    return median_of(rate, (size_t)reps);
 }
 
 static void measure(struct bench *b, int reps, const char *part) {

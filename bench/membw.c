@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/support/median.h"
 #include "core/pool.h"
 #include "placement/facts.h"
 
@@ -28,11 +29,6 @@ static void read_share(const struct worker *me, void *ctx) {
     memcpy(s->sums[me->index], sum, sizeof sum);
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median_rate(struct pool *pool, struct sweep *s, int passes) {
     double rates[64];
     for (int i = 0; i < passes; i++) {
@@ -40,8 +36,7 @@ static double median_rate(struct pool *pool, struct sweep *s, int passes) {
         pool_run(pool, read_share, s);
         rates[i] = (double)s->n_words * 8 / (double)(clock_ns() - begin);
     }
-    qsort(rates, (size_t)passes, sizeof *rates, by_value);
-    return rates[passes / 2];
+    return median_of(rates, (size_t)passes);
 }
 
 int main(int argc, char **argv) {

@@ -6,6 +6,7 @@
  *   stream MODEL.gguf [pool MiB, default 3072] [groups a pass, default 200] [passes, default 5] */
 
 #include "bench/support/drive.h"
+#include "bench/support/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +17,6 @@ struct setup {
     struct drive drive;
     unsigned groups, passes;
 };
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 
 struct cell {
@@ -58,16 +54,14 @@ static bool run_cells(struct setup *s, const struct cell *cells, unsigned n) {
             cpu[p] = results[i][p].cpu_s_per_byte * 1e12;
             times[p] = results[i][p].group_s * 1e3;
         }
-        qsort(rates, s->passes, sizeof *rates, by_value);
-        qsort(cpu, s->passes, sizeof *cpu, by_value);
-        qsort(times, s->passes, sizeof *times, by_value);
+        sort_values(rates, s->passes);
         char name[64];
         if (cells[i].kind == STREAM_URING)
             snprintf(name, sizeof name, "io_uring%s", cells[i].packed ? ", packed" : "");
         else
             snprintf(name, sizeof name, "pread, %u threads", cells[i].threads);
         printf("%-22s %8u %6.2f (%5.2f - %5.2f) %12.1f %10.2f\n", name, cells[i].depth, rates[s->passes / 2], rates[0],
-               rates[s->passes - 1], cpu[s->passes / 2], times[s->passes / 2]);
+               rates[s->passes - 1], median_of(cpu, s->passes), median_of(times, s->passes));
     }
     free(results);
     return ok;

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench/support/median.h"
+
 static uint64_t below(uint64_t *state, uint64_t limit) {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return (*state >> 33) % limit;
@@ -55,11 +57,6 @@ static double thread_cpu_s(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Somewhere in the file: what the drive does not know. */
 static void pack(struct drive *d, struct fetch_group *g) {
     struct extent *e = &g->extents[0];
@@ -104,7 +101,6 @@ enum err drive_read(struct drive *d, struct fetch *f, unsigned groups, unsigned 
         }
     }
     const double s = 1e-9 * (double)(clock_ns() - begin);
-    qsort(times, groups, sizeof *times, by_value);
-    *out = (struct drive_pass){(double)bytes / s, (thread_cpu_s() - cpu) / (double)bytes, times[groups / 2]};
+    *out = (struct drive_pass){(double)bytes / s, (thread_cpu_s() - cpu) / (double)bytes, median_of(times, groups)};
     return ERR_NONE;
 }
